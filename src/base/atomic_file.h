@@ -1,0 +1,28 @@
+// Publishing files so that a reader sees the old content or the new one, never a part: written
+// under a temporary name in the same directory, fsync, rename, fsync of the directory.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <string_view>
+
+namespace vax {
+
+// The temporary name under which `path` is prepared; it is removed when preparation fails.
+std::filesystem::path temporary_name(const std::filesystem::path& path);
+
+// `write` fills the temporary path it is given. THROWS DataError when the file cannot be written,
+// and whatever `write` throws; in both cases nothing is left behind.
+void publish_file(const std::filesystem::path& path,
+                  const std::function<void(const std::filesystem::path&)>& write);
+void publish_text(const std::filesystem::path& path, std::string_view text);
+
+// The same for a directory that `write` fills; an existing `path` is replaced.
+void publish_directory(const std::filesystem::path& path,
+                       const std::function<void(const std::filesystem::path&)>& write);
+
+// Whole file as bytes. THROWS DataError with the path and the system's reason.
+std::string read_file(const std::filesystem::path& path);
+
+}  // namespace vax

@@ -1,0 +1,41 @@
+// Causal attention over packed sequences with grouped queries. Within sequence s, query head h
+// attends with key/value head g = h / (num_heads / num_kv_heads):
+//   P = softmax(scale * q k^T + causal mask)     o = P v
+//   dv += P^T do     dS = P * (do v^T - delta), delta = rowsum(do * o)     dq = scale * dS k
+//   dk += scale * dS^T q
+// Saved by the caller: qkv, o and lse (log-sum-exp of the masked scores, 4 bytes per token and
+// head); P is computed again by blocks, so memory does not grow with the square of the length.
+// Softmax and sums in fp32.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <span>
+
+namespace vax::ops {
+
+struct AttentionShape {
+  int64_t num_heads = 0;
+  int64_t num_kv_heads = 0;
+  int64_t head_dim = 0;
+  double scale = 0;  // 1 / sqrt(head_dim)
+};
+
+// SHAPES qkv [T, (H + 2 KV) K]: query heads, key heads, value heads side by side; o [T, H K]
+// (written, type of qkv); lse [T, H] fp32 (written). offsets [sequences + 1] as in PackedBatch.
+void attention_forward(const at::Tensor& qkv_TC, const AttentionShape& shape,
+                       std::span<const int32_t> offsets, at::Tensor& o_TC, at::Tensor& lse_TH);
+// dqkv [T, (H + 2 KV) K] is written, type of qkv.
+void attention_backward(const at::Tensor& do_TC, const at::Tensor& qkv_TC, const at::Tensor& o_TC,
+                        const at::Tensor& lse_TH, const AttentionShape& shape,
+                        std::span<const int32_t> offsets, at::Tensor& dqkv_TC);
+
+// Generation: one new token per sequence. q [B, H K]; k_cache, v_cache [slots, P, KV, K]: token b
+// attends to positions [0, lengths[b]) of slot slots[b] (its own key and value are already there).
+// o [B, H K] is written.
+void attention_decode(const at::Tensor& q_BC, const at::Tensor& k_cache, const at::Tensor& v_cache,
+                      std::span<const int32_t> slots, std::span<const int32_t> lengths,
+                      const AttentionShape& shape, at::Tensor& o_BC);
+
+}  // namespace vax::ops

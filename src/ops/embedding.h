@@ -1,0 +1,16 @@
+// Token embedding: x_t = W[id_t]; dW[id_t] += dx_t (fp32, same result for any number of threads).
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <span>
+
+namespace vax::ops {
+
+// SHAPES w [V, D] fp32 or bf16; x [T, D] fp32 (written). REQUIRES 0 <= ids < V.
+void embedding_forward(std::span<const int64_t> ids, const at::Tensor& w_VD, at::Tensor& x_TD);
+// Adds to dw [V, D] fp32.
+void embedding_backward(const at::Tensor& dx_TD, std::span<const int64_t> ids, at::Tensor& dw_VD);
+
+}  // namespace vax::ops

@@ -1,0 +1,27 @@
+// The low-rank branch of a linear layer (LoRA, arXiv 2106.09685), as PEFT computes it:
+//   u = drop(x) A^T            y += scale * u B^T               scale = alpha / r
+//   du = scale * dy B          dx += dropmask(du A)
+//   dA += du^T drop(x)         dB += scale * dy^T u
+// Saved by the caller: x and u (4 * R bytes a token). Masks are drawn again, not stored. Arithmetic
+// is fp32 whatever the types of x, y, dy, dx (fp32 or bf16 each); A, B, u, dA, dB are fp32.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "ops/dropout.h"
+
+namespace vax::ops {
+
+// SHAPES x [T, I], a [R, I], b [O, R], u [T, R] (written), y [T, O] (added to; rows may be strided:
+// a column block of a wider matrix).
+void lora_forward(const at::Tensor& x_TI, const at::Tensor& a_RI, const at::Tensor& b_OR,
+                  double scale, const DropoutKey& dropout, at::Tensor& u_TR, at::Tensor& y_TO);
+
+// dy [T, O] (rows may be strided), dx [T, I] added to. da [R, I] and db [O, R] are added to, or
+// undefined: then only dx is computed (x and u are not read).
+void lora_backward(const at::Tensor& dy_TO, const at::Tensor& x_TI, const at::Tensor& u_TR,
+                   const at::Tensor& a_RI, const at::Tensor& b_OR, double scale,
+                   const DropoutKey& dropout, at::Tensor& dx_TI, at::Tensor& da_RI,
+                   at::Tensor& db_OR);
+
+}  // namespace vax::ops
