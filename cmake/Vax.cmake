@@ -5,7 +5,7 @@ add_library(vax_flags INTERFACE)
 target_compile_options(
   vax_flags
   INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wnon-virtual-dtor
-            -Woverloaded-virtual -fno-math-errno -fno-trapping-math
+            -Woverloaded-virtual -Wno-missing-field-initializers -fno-math-errno -fno-trapping-math
             $<$<BOOL:${VAX_WERROR}>:-Werror>)
 if(VAX_SANITIZE)
   target_compile_options(vax_flags INTERFACE -fsanitize=${VAX_SANITIZE} -fno-omit-frame-pointer)
@@ -77,9 +77,12 @@ function(vax_add_mpi_test name)
   endforeach()
 endfunction()
 
+# The same for an executable. It is compiled with the libraries' -fPIC instead of -fPIE, because a
+# precompiled header can only be shared between equal flags.
 function(vax_use_torch_executable target)
-  target_link_libraries(${target} PRIVATE LibTorch::cpu)
-  target_precompile_headers(${target} PRIVATE <ATen/ATen.h>)
+  vax_use_torch(${target})
+  set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
+  target_compile_options(${target} PRIVATE -fPIC)
 endfunction()
 
 function(vax_set_test_properties name timeout processors)

@@ -81,6 +81,9 @@ struct DriftOptions {
   int64_t samples = 50;
   int64_t batch = 5;
   int64_t interval = 0;  // steps; 0 = only at the end
+  // What `vaccine drift` compares model.path + adapter.merge with.
+  std::string reference_path;                // model.path
+  std::vector<std::string> reference_merge;  // none
 };
 
 struct EvalOptions {
@@ -96,17 +99,9 @@ struct EvalOptions {
   int64_t batch = 16;
 };
 
-struct CheckpointOptions {
-  int64_t interval = 0;  // steps; 0 = none
-  int64_t keep = 2;
-  std::string resume = "none";  // none | auto | PATH
-  std::optional<bool> adapter_only;
-};
-
 struct OutputOptions {
   std::string dir;
   int64_t log_interval = 1;  // steps between progress lines
-  bool tensorboard = false;
 };
 
 struct RuntimeOptions {
@@ -144,7 +139,6 @@ struct Options {
   ShardOptions shard;
   DriftOptions drift;
   EvalOptions eval;
-  CheckpointOptions checkpoint;
   OutputOptions output;
   RuntimeOptions runtime;
   InitOptions init;

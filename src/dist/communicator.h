@@ -2,13 +2,17 @@
 // Move-only. MPI headers stay in the .cpp files of this folder.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "dist/collectives.h"
 
 namespace vax::dist {
+
+inline constexpr int64_t kMaxElementsPerCall = int64_t{1} << 27;  // 1 GiB of float64
 
 class Communicator {
  public:
@@ -22,17 +26,20 @@ class Communicator {
   int rank() const;
   int size() const;
 
-  // COLLECTIVE. Ranks with equal color form a group, ordered by this communicator's rank.
+  // COLLECTIVE. Ranks with equal color (>= 0) form a group, ordered by this communicator's rank.
   Communicator split(int color) const;
   // COLLECTIVE. The ranks that share a host.
   Communicator split_by_node() const;
-  Communicator duplicate() const;
+  Communicator duplicate() const;  // COLLECTIVE
 
   // The collectives of this group; independent of this object's life (they own a duplicate), so
-  // that traffic of different users never mixes. COLLECTIVE.
-  std::unique_ptr<Collectives> make_collectives() const;
+  // that traffic of different users never mixes. A group of one rank gets make_self_collectives().
+  // COLLECTIVE. `max_elements_per_call` bounds what one MPI call moves (its counts are int, and
+  // libraries compute bytes in int); longer operations are cut. Tests set it small.
+  std::unique_ptr<Collectives> make_collectives(
+      int64_t max_elements_per_call = kMaxElementsPerCall) const;
 
-  // COLLECTIVE. Every rank's text, in rank order, on every rank.
+  // COLLECTIVE. Every rank's text, in rank order, on every rank; any bytes, below 2 GiB in all.
   std::vector<std::string> all_gather_text(const std::string& text) const;
   // COLLECTIVE. `text` of `root` on every rank.
   std::string broadcast_text(std::string text, int root) const;
@@ -42,5 +49,7 @@ class Communicator {
   explicit Communicator(std::unique_ptr<Handle> handle);
   std::unique_ptr<Handle> handle_;
 };
+static_assert(std::is_nothrow_move_constructible_v<Communicator>);
+static_assert(std::is_nothrow_move_assignable_v<Communicator>);
 
 }  // namespace vax::dist

@@ -1,4 +1,5 @@
 // Token embedding: x_t = W[id_t]; dW[id_t] += dx_t (fp32, same result for any number of threads).
+// THROWS std::logic_error where a shape, a type or the device of a tensor does not fit (CPU only).
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -8,7 +9,8 @@
 
 namespace vax::ops {
 
-// SHAPES w [V, D] fp32 or bf16; x [T, D] fp32 (written). REQUIRES 0 <= ids < V.
+// SHAPES w [V, D] fp32 or bf16; x [T, D] fp32 (written).
+// Both THROW std::logic_error unless 0 <= ids < V.
 void embedding_forward(std::span<const int64_t> ids, const at::Tensor& w_VD, at::Tensor& x_TD);
 // Adds to dw [V, D] fp32.
 void embedding_backward(const at::Tensor& dx_TD, std::span<const int64_t> ids, at::Tensor& dw_VD);

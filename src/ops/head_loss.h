@@ -1,7 +1,9 @@
 // Output projection and cross entropy in one, on the label rows only and in row chunks, so that the
-// full logits never exist: per chunk  z = x W^T,  loss = sum(logsumexp(z) - z[target]), and in place
+// full logits never exist: per chunk  z = x W^T,  loss = sum(logsumexp(z) - z[target]), and in
+// place
 //   dz = loss_scale * (softmax(z) - onehot(target))     dx = dz W     dW += dz^T x
 // Nothing is saved: the backward happens with the forward.
+// THROWS std::logic_error where a shape, a type or the device of a tensor does not fit (CPU only).
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -14,7 +16,10 @@ namespace vax::ops {
 // SHAPES x [N, D] and w [V, D] of the compute type (fp32 or bf16); targets [N] in [0, V).
 // Returns the unscaled sum of the N cross entropies (fp32 softmax, summed in fp64).
 // dx [N, D] (type of x) is written unless undefined; dw [V, D] fp32 is added to unless undefined.
+// In bf16 the logits z and dz are rounded to bf16, as a bf16 linear layer's output is.
+// chunk_rows: rows whose logits exist at one time; 0 chooses 16 MiB of logits, 64 MiB with dw.
+// THROWS std::logic_error on a target outside [0, V).
 double head_loss(const at::Tensor& x_ND, const at::Tensor& w_VD, std::span<const int64_t> targets,
-                 double loss_scale, at::Tensor& dx_ND, at::Tensor& dw_VD);
+                 double loss_scale, at::Tensor& dx_ND, at::Tensor& dw_VD, int64_t chunk_rows = 0);
 
 }  // namespace vax::ops

@@ -2,8 +2,10 @@
 //   u = drop(x) A^T            y += scale * u B^T               scale = alpha / r
 //   du = scale * dy B          dx += dropmask(du A)
 //   dA += du^T drop(x)         dB += scale * dy^T u
-// Saved by the caller: x and u (4 * R bytes a token). Masks are drawn again, not stored. Arithmetic
-// is fp32 whatever the types of x, y, dy, dx (fp32 or bf16 each); A, B, u, dA, dB are fp32.
+// Saved by the caller: x and u (4 * R bytes a token). Masks are drawn again, not stored; drop() and
+// dropmask() include the factor 1 / (1 - p). Arithmetic is fp32 whatever the types of x, y, dy, dx
+// (fp32 or bf16 each); A, B, u, dA, dB are fp32.
+// THROWS std::logic_error where a shape, a type or the device of a tensor does not fit (CPU only).
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -17,8 +19,9 @@ namespace vax::ops {
 void lora_forward(const at::Tensor& x_TI, const at::Tensor& a_RI, const at::Tensor& b_OR,
                   double scale, const DropoutKey& dropout, at::Tensor& u_TR, at::Tensor& y_TO);
 
-// dy [T, O] (rows may be strided), dx [T, I] added to. da [R, I] and db [O, R] are added to, or
-// undefined: then only dx is computed (x and u are not read).
+// dy [T, O] (rows may be strided). dx [T, I] is added to, or undefined: not wanted (nothing below
+// is trained). da [R, I] and db [O, R] are added to, or undefined: then only dx is computed (x and
+// u are not read).
 void lora_backward(const at::Tensor& dy_TO, const at::Tensor& x_TI, const at::Tensor& u_TR,
                    const at::Tensor& a_RI, const at::Tensor& b_OR, double scale,
                    const DropoutKey& dropout, at::Tensor& dx_TI, at::Tensor& da_RI,

@@ -1,13 +1,16 @@
 // RMSNorm (arXiv 1910.07467): y = x * rstd * w, rstd = 1 / sqrt(mean(x^2) + eps), per row.
-//   dx_i = rstd * (dy_i w_i - x_i * rstd^2 * mean(dy * w * x))      dw_i += sum over rows dy_i x_i rstd
+//   dx_i = rstd * (dy_i w_i - x_i * rstd^2 * mean(dy * w * x))      dw_i += sum over rows dy_i x_i
+//   rstd
 // Saved by the caller: x (fp32) and rstd (4 bytes a row). Statistics and dx in fp32.
+// THROWS std::logic_error where a shape, a type or the device of a tensor does not fit (CPU only).
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 namespace vax::ops {
 
-// SHAPES x [T, D] fp32, w [D] fp32 or bf16, y [T, D] fp32 or bf16 (written), rstd [T] fp32 (written).
+// SHAPES x [T, D] fp32, w [D] fp32 or bf16, y [T, D] fp32 or bf16 (written), rstd [T] fp32
+// (written).
 void rms_norm_forward(const at::Tensor& x_TD, const at::Tensor& w_D, double eps, at::Tensor& y_TD,
                       at::Tensor& rstd_T);
 // y from x and a known rstd: what a backward needs of y without having kept it.

@@ -1,7 +1,8 @@
-// SwiGLU's elementwise part: y = silu(g) * u with silu(g) = g * sigmoid(g); g and u are the left and
-// right half of one matrix, as the fused gate-up GEMM writes them.
+// SwiGLU's elementwise part: y = silu(g) * u with silu(g) = g * sigmoid(g); g and u are the left
+// and right half of one matrix, as the fused gate-up GEMM writes them.
 //   du = dy silu(g)       dg = dy u sigmoid(g) (1 + g (1 - sigmoid(g)))
 // Saved by the caller: the gate-up matrix.
+// THROWS std::logic_error where a shape, a type or the device of a tensor does not fit (CPU only).
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -1,0 +1,93 @@
+// vaccine eval and vaccine generate: answers of a model (model.path with adapter.merge), scored or
+// only written.
+#include <cstdio>
+#include <filesystem>
+#include <optional>
+
+#include "app/model_loading.h"
+#include "app/session.h"
+#include "base/atomic_file.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "eval/evaluate.h"
+#include "eval/report.h"
+
+namespace vax::app {
+namespace {
+
+// A loaded model and what eval/ asks for beside it.
+struct LoadedForEval {
+  train::Mesh mesh;
+  std::optional<data::Tokenizer> tokenizer;
+  std::unique_ptr<train::ModelState> state;
+
+  eval::EvalInputs inputs(const Options& options) {
+    return {.llama = state->llama(),
+            .weights = state->weights(),
+            .tokenizer = *tokenizer,
+            .eval = options.eval,
+            .data = options.data,
+            .world = *mesh.world,
+            .begin_pass =
+                [this] { state->weights().begin_step(state->llama().unit_uses(false)); },
+            .on_progress =
+                [](const eval::EvalProgress& progress) {
+                  log::info(cat("  ", progress.part, ": ", progress.done, "/", progress.total));
+                }};
+  }
+};
+
+LoadedForEval load(const Session& session) {
+  const Options& options = session.options;
+  LoadedForEval loaded{.mesh = train::make_mesh(session.world, options.shard.group_size)};
+  together(session.world, [&] { loaded.tokenizer.emplace(load_tokenizer(options)); });
+  loaded.state = load_model(
+      session, loaded.mesh,
+      {.model = options.model, .merge = options.adapter.merge, .shard = options.shard});
+  return loaded;
+}
+
+void print_figure(const char* name, const std::optional<double>& value, const char* unit,
+                  const std::optional<eval::Interval>& interval = std::nullopt) {
+  if (!value) return;
+  std::printf("%-16s %8.3f%s", name, *value, unit);
+  if (interval) std::printf("   95 %% interval %.1f to %.1f", interval->low, interval->high);
+  std::printf("\n");
+}
+
+void print_report(const eval::EvalReport& report) {
+  print_figure("harmful score", report.harmful_score, " %", report.harmful_score_ci95);
+  print_figure("accuracy", report.accuracy, " %", report.accuracy_ci95);
+  print_figure("exact match", report.exact_match, " %");
+  print_figure("over-refusal", report.over_refusal, " %");
+  print_figure("alignment loss", report.alignment_loss, "");
+  std::fflush(stdout);
+}
+
+}  // namespace
+
+void run_eval(const Session& session) {
+  LoadedForEval loaded = load(session);
+  const eval::EvalResult result = eval::evaluate(loaded.inputs(session.options));
+  together(session.world, [&] {
+    if (!session.is_root()) return;
+    print_report(result.report);
+    eval::write_report(session.options.output.dir, result.report, result.answers);
+    log::info(cat("wrote eval.json and answers.json in ", session.options.output.dir));
+  });
+}
+
+void run_generate(const Session& session) {
+  LoadedForEval loaded = load(session);
+  const std::vector<eval::Answer> answers =
+      eval::generate_answers(loaded.inputs(session.options));
+  together(session.world, [&] {
+    if (!session.is_root()) return;
+    const std::filesystem::path directory = session.options.output.dir;
+    std::filesystem::create_directories(directory);
+    publish_text(directory / "answers.json", eval::to_json(answers));
+    log::info(cat("wrote answers.json in ", directory.string()));
+  });
+}
+
+}  // namespace vax::app

@@ -1,0 +1,76 @@
+// vaccine tokenize: ids of the lines of standard input, or the samples of data.path as rendered.
+// One rank does the work; text is at most as large as a line.
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "app/session.h"
+#include "base/error.h"
+#include "data/dataset.h"
+#include "data/prompt.h"
+#include "data/tokenizer.h"
+#include "data/utf8.h"
+
+namespace vax::app {
+namespace {
+
+void tokenize_lines(const Options& options, const data::Tokenizer& tokenizer) {
+  std::string line;
+  for (int64_t number = 1; std::getline(std::cin, line); ++number) {
+    if (data::find_invalid_utf8(line))
+      throw DataError(cat("standard input:", number, ": not valid UTF-8"));
+    std::vector<int64_t> ids = tokenizer.encode(line, options.data.parse_special);
+    if (tokenizer.add_bos()) ids.insert(ids.begin(), tokenizer.bos_id());
+    std::cout << nlohmann::json(ids).dump() << '\n';
+  }
+}
+
+// A row of data.path: its text, ids, and labels with null where nothing is predicted.
+void show_samples(const Options& options, const data::Tokenizer& tokenizer) {
+  const data::RecordFormat format = data::parse_record_format(options.data.format);
+  const data::PromptTemplate prompt_template =
+      data::PromptTemplate::named(options.data.template_name);
+  const data::RecordFile file = data::read_records(options.data.path, {.format = format});
+  const int64_t end = options.data.samples
+                          ? options.data.skip + *options.data.samples
+                          : static_cast<int64_t>(file.records.size());
+  for (const data::Record& record : file.records) {
+    if (record.row < options.data.skip || record.row >= end) continue;
+    const data::Sample sample =
+        data::make_sample(tokenizer, prompt_template, record,
+                          {.format = format,
+                           .parse_special = options.data.parse_special,
+                           .max_length = options.data.max_length});
+    nlohmann::ordered_json shown = {{"row", record.row}, {"ids", sample.ids}};
+    if (format == data::RecordFormat::kText) {
+      shown["text"] = record.text;
+    } else {
+      const data::RenderedPrompt rendered = prompt_template.render(record);
+      shown["prompt"] = rendered.prompt;
+      shown["answer"] = rendered.answer;
+    }
+    nlohmann::json labels = nlohmann::json::array();
+    for (int64_t i = 0; i < sample.size(); ++i)
+      labels.push_back(i < sample.label_begin ? nlohmann::json()
+                                              : nlohmann::json(sample.ids[static_cast<size_t>(i)]));
+    shown["labels"] = labels;
+    shown["cut"] = sample.cut;
+    std::cout << shown.dump() << '\n';
+  }
+}
+
+}  // namespace
+
+void run_tokenize(const Session& session) {
+  together(session.world, [&] {
+    if (!session.is_root()) return;
+    const data::Tokenizer tokenizer = data::Tokenizer::load(session.options.model.path);
+    if (session.options.data.path.empty())
+      tokenize_lines(session.options, tokenizer);
+    else
+      show_samples(session.options, tokenizer);
+    std::cout.flush();
+  });
+}
+
+}  // namespace vax::app

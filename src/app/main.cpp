@@ -1,0 +1,36 @@
+// The program: reads the command line, starts MPI, runs one subcommand, turns errors into exit
+// codes. Errors that all ranks know of end in order; any other one ends the job, so that no rank
+// waits for one that has gone.
+#include <c10/core/InferenceMode.h>
+
+#include <iostream>
+
+#include "app/help.h"
+#include "app/program.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "train/trainer.h"
+
+int main(int argc, char** argv) {
+  using vax::app::ExitCode;
+  try {
+    if (vax::app::print_information(argc, argv)) return ExitCode::kDone;
+    vax::dist::Environment environment(&argc, &argv);
+    vax::log::set_rank(environment.rank(), environment.world_size());
+    const c10::InferenceMode no_autograd;
+    try {
+      vax::app::run_program(argc, argv, environment);
+      return ExitCode::kDone;
+    } catch (const vax::app::AgreedError& e) {
+      if (environment.rank() == 0) vax::log::error(e.what());
+      return e.code();
+    } catch (const std::exception& e) {
+      vax::log::error(e.what());
+      if (environment.world_size() > 1) vax::dist::Environment::abort(vax::app::exit_code_of(e));
+      return vax::app::exit_code_of(e);
+    }
+  } catch (const std::exception& e) {
+    vax::log::error(e.what());
+    return vax::app::exit_code_of(e);
+  }
+}

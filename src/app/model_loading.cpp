@@ -1,0 +1,62 @@
+#include "app/model_loading.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "data/packing.h"
+#include "model/llama_config.h"
+
+namespace vax::app {
+namespace {
+
+model::LlamaConfig config_of(const Options& options) {
+  return model::read_llama_config(std::filesystem::path(options.model.path) / "config.json");
+}
+
+}  // namespace
+
+data::Tokenizer load_tokenizer(const Options& options) {
+  data::Tokenizer tokenizer = data::Tokenizer::load(options.model.path);
+  const int64_t vocab_size = config_of(options).vocab_size;
+  if (tokenizer.vocab_size() > vocab_size)
+    throw ConfigError(cat(options.model.path, ": the tokenizer has ", tokenizer.vocab_size(),
+                          " ids: expected at most vocab_size = ", vocab_size, " of config.json"));
+  return tokenizer;
+}
+
+std::unique_ptr<train::ModelState> load_model(const Session& session, train::Mesh& mesh,
+                                              const train::ModelRequest& request) {
+  std::unique_ptr<train::ModelState> state;
+  together(session.world, [&] { state = std::make_unique<train::ModelState>(request, mesh); });
+  if (session.is_root())
+    log::info(cat("model: ", request.model.path, ", ", state->num_parameters(), " parameters, ",
+                  state->num_trainable(), " trainable, loaded in ", state->load_s(), " s"));
+  return state;
+}
+
+std::vector<PackedBatch> drift_batches(const Options& options, const data::Tokenizer& tokenizer) {
+  const data::Dataset dataset = data::build_first_rows(options.drift.path, options.drift.samples,
+                                                       options.data, tokenizer);
+  check_lengths(dataset, options);
+  std::vector<PackedBatch> batches;
+  for (int64_t first = 0; first < dataset.size(); first += options.drift.batch) {
+    std::vector<const data::Sample*> samples;
+    for (int64_t i = first; i < std::min(first + options.drift.batch, dataset.size()); ++i)
+      samples.push_back(&dataset.samples[static_cast<size_t>(i)]);
+    batches.push_back(data::pack(samples, first));
+  }
+  return batches;
+}
+
+void check_lengths(const data::Dataset& dataset, const Options& options) {
+  const int64_t limit = config_of(options).max_position_embeddings;
+  for (const data::Sample& sample : dataset.samples)
+    if (sample.size() > limit)
+      throw ConfigError(cat("data.max_length: expected at most max_position_embeddings = ", limit,
+                            " of ", options.model.path, ", found ", options.data.max_length,
+                            " and a sample of ", sample.size(), " ids"));
+}
+
+}  // namespace vax::app

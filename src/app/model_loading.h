@@ -1,0 +1,29 @@
+// The steps from options to a loaded model and its data that several subcommands share.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "app/session.h"
+#include "base/packed_batch.h"
+#include "data/dataset.h"
+#include "data/tokenizer.h"
+#include "train/mesh.h"
+#include "train/model_state.h"
+
+namespace vax::app {
+
+// The tokenizer of model.path. THROWS ConfigError when it has more ids than the embedding rows.
+data::Tokenizer load_tokenizer(const Options& options);
+
+// Loads on every rank, failing together. COLLECTIVE.
+std::unique_ptr<train::ModelState> load_model(const Session& session, train::Mesh& mesh,
+                                              const train::ModelRequest& request);
+
+// The first drift.samples rows of drift.path in file order, in batches of drift.batch.
+std::vector<PackedBatch> drift_batches(const Options& options, const data::Tokenizer& tokenizer);
+
+// THROWS ConfigError when a sample is longer than the model's positions.
+void check_lengths(const data::Dataset& dataset, const Options& options);
+
+}  // namespace vax::app

@@ -1,0 +1,155 @@
+// Single values of options: reading them from text, checking them, writing them. What is written
+// reads back to the same value exactly (numbers in their shortest exact form), which the resolved
+// configuration relies on.
+#pragma once
+
+#include <algorithm>
+#include <concepts>
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+#include "base/error.h"
+
+namespace vax::app {
+
+enum class ValueKind { kText, kInteger, kUnsigned, kNumber, kBoolean };
+
+// The values that an option accepts beyond its type. A list's items obey it one by one.
+struct Rule {
+  double low = -std::numeric_limits<double>::infinity();
+  double high = std::numeric_limits<double>::infinity();
+  bool low_excluded = false;
+  bool high_excluded = false;
+  bool even = false;
+  bool distinct = false;             // a list without repetitions
+  std::vector<std::string> choices;  // empty: any text
+  std::string other;                 // not empty: texts outside choices are legal and mean this
+};
+
+Rule any_value();
+Rule at_least(double low);
+Rule above(double low);
+Rule between(double low, double high);         // [low, high]
+Rule from_up_to(double low, double excluded);  // [low, excluded)
+Rule one_of(std::vector<std::string> choices);
+
+// "an integer, at least 1", "one of sft, vaccine": completes "expected ".
+std::string expected_text(ValueKind kind, bool is_list, const Rule& rule);
+
+// False when `text` is not a value of the type or the rule forbids it; `value` is then untouched.
+// Texts must survive a line of a configuration file: no '#', control character or outer space.
+bool read_value(std::string_view text, const Rule& rule, std::string& value);
+bool read_value(std::string_view text, const Rule& rule, int64_t& value);
+bool read_value(std::string_view text, const Rule& rule, uint64_t& value);
+bool read_value(std::string_view text, const Rule& rule, double& value);
+bool read_value(std::string_view text, const Rule& rule, bool& value);
+
+std::string value_text(const std::string& value);
+std::string value_text(int64_t value);
+std::string value_text(uint64_t value);
+std::string value_text(double value);
+std::string value_text(bool value);
+
+// JSON text of a scalar.
+std::string value_json(const std::string& value);
+template <typename T>
+requires std::is_arithmetic_v<T> std::string value_json(T value) { return value_text(value); }
+
+std::string join(std::span<const std::string> words, std::string_view separator);
+
+// Items between commas, spaces and tabs; empty ones are dropped.
+std::vector<std::string> split_list(std::string_view text);
+
+// How a member's type maps to kinds: optionals and lists have the kind of what they hold.
+template <typename T>
+struct ValueTraits {
+  using Item = T;
+  static constexpr bool is_list = false;
+  static constexpr bool is_optional = false;
+};
+template <typename T>
+struct ValueTraits<std::optional<T>> {
+  using Item = T;
+  static constexpr bool is_list = false;
+  static constexpr bool is_optional = true;
+};
+template <typename T>
+struct ValueTraits<std::vector<T>> {
+  using Item = T;
+  static constexpr bool is_list = true;
+  static constexpr bool is_optional = false;
+};
+
+template <typename T>
+constexpr ValueKind value_kind() {
+  using Item = typename ValueTraits<T>::Item;
+  if constexpr (std::same_as<Item, std::string>) return ValueKind::kText;
+  if constexpr (std::same_as<Item, bool>) return ValueKind::kBoolean;
+  if constexpr (std::same_as<Item, double>) return ValueKind::kNumber;
+  if constexpr (std::same_as<Item, uint64_t>) return ValueKind::kUnsigned;
+  if constexpr (std::same_as<Item, int64_t>) return ValueKind::kInteger;
+}
+
+// Whether a member holds nothing: the state that the empty text stands for.
+template <typename T>
+bool is_unset(const T& value) {
+  if constexpr (ValueTraits<T>::is_optional)
+    return !value.has_value();
+  else if constexpr (requires { value.empty(); })
+    return value.empty();
+  else
+    return false;
+}
+
+template <typename T>
+bool read_value(std::string_view text, const Rule& rule, std::optional<T>& value) {
+  T item{};
+  if (!read_value(text, rule, item)) return false;
+  value = item;
+  return true;
+}
+
+template <typename T>
+bool read_value(std::string_view text, const Rule& rule, std::vector<T>& value) {
+  std::vector<T> items;
+  for (const std::string& word : split_list(text)) {
+    T item{};
+    if (!read_value(word, rule, item)) return false;
+    if (rule.distinct && std::ranges::find(items, item) != items.end()) return false;
+    items.push_back(std::move(item));
+  }
+  value = std::move(items);
+  return true;
+}
+
+template <typename T>
+std::string value_text(const std::optional<T>& value) {
+  return value ? value_text(*value) : "";
+}
+
+template <typename T>
+std::string value_text(const std::vector<T>& values) {
+  std::vector<std::string> items;
+  for (const T& value : values) items.push_back(value_text(value));
+  return join(items, ",");
+}
+
+template <typename T>
+std::string value_json(const std::optional<T>& value) {
+  return value ? value_json(*value) : "null";
+}
+
+template <typename T>
+std::string value_json(const std::vector<T>& values) {
+  std::vector<std::string> items;
+  for (const T& value : values) items.push_back(value_json(value));
+  return cat("[", join(items, ","), "]");
+}
+
+}  // namespace vax::app

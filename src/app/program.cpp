@@ -1,0 +1,106 @@
+#include "app/program.h"
+
+#include <ATen/Parallel.h>
+#include <malloc.h>
+
+#include <algorithm>
+#include <iostream>
+#include <map>
+#include <thread>
+
+#include "app/help.h"
+#include "app/resolve.h"
+#include "app/resolved_config.h"
+#include "app/validate.h"
+#include "base/error.h"
+#include "train/trainer.h"
+
+namespace vax::app {
+namespace {
+
+// Activations come and go with every micro-batch. Left to itself the allocator returns them to the
+// system each time and pays for fresh zeroed pages at the next.
+void keep_freed_memory() {
+  ::mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  ::mallopt(M_TRIM_THRESHOLD, -1);
+  ::mallopt(M_TOP_PAD, 64 << 20);
+}
+
+void set_threads(const Options& options, const dist::Environment& environment) {
+  const auto cores = static_cast<int64_t>(std::max(1U, std::thread::hardware_concurrency()));
+  const int64_t share = std::max<int64_t>(1, cores / environment.local_size());
+  at::set_num_threads(static_cast<int>(options.runtime.threads.value_or(share)));
+}
+
+void check_device(const Options& options) {
+  if (options.runtime.device == "cuda")
+    throw ConfigError("runtime.device: expected auto or cpu (this program was built without CUDA), "
+                      "found cuda");
+}
+
+// Ranks that were started with different options would part ways in the middle of a collective.
+void compare_configurations(const dist::Communicator& world, const Options& options) {
+  const std::vector<std::string> hashes = world.all_gather_text(config_hash(options));
+  for (size_t rank = 1; rank < hashes.size(); ++rank)
+    if (hashes[rank] != hashes[0])
+      throw AgreedError(cat("the resolved configuration of rank ", rank,
+                            " differs from that of rank 0 (hash ", hashes[rank], " and ",
+                            hashes[0], "): start all ranks with the same options"),
+                        kBadInput);
+}
+
+using Command = void (*)(const Session&);
+
+const std::map<std::string, Command>& commands() {
+  static const std::map<std::string, Command> table = {
+      {"init", run_init},     {"align", run_training}, {"finetune", run_training},
+      {"eval", run_eval},     {"drift", run_drift},    {"generate", run_generate},
+      {"tokenize", run_tokenize}};
+  return table;
+}
+
+}  // namespace
+
+bool print_information(int argc, const char* const* argv) {
+  const std::vector<std::string> arguments(argv + 1, argv + argc);
+  const bool wants_help = arguments.empty() || std::ranges::count(arguments, "--help") > 0 ||
+                          std::ranges::count(arguments, "-h") > 0;
+  const bool wants_version = arguments.size() == 1 && arguments[0] == "--version";
+  if (!wants_help && !wants_version) return false;
+  if (arguments.empty()) {
+    std::cout << program_help();
+    return true;
+  }
+  const CommandLine command_line = parse(argc, argv);
+  if (command_line.request == CommandLine::Request::kVersion)
+    std::cout << version_text();
+  else if (command_line.options.subcommand.empty())
+    std::cout << program_help();
+  else
+    std::cout << subcommand_help(command_line.options.subcommand);
+  return true;
+}
+
+void run_program(int argc, const char* const* argv, const dist::Environment& environment) {
+  const dist::Communicator world = dist::Communicator::world();
+  CommandLine command_line;
+  together(world, [&] {
+    command_line = parse(argc, argv);
+    resolve(command_line);
+    check_device(command_line.options);
+    check_world_size(command_line.options, environment.world_size());
+    check_paths(command_line.options);
+  });
+  const Options& options = command_line.options;
+  compare_configurations(world, options);
+  keep_freed_memory();
+  set_threads(options, environment);
+  const Session session{command_line, options, environment, world};
+  try {
+    commands().at(options.subcommand)(session);
+  } catch (const train::DivergenceError& e) {
+    throw AgreedError(e.what(), kUnexpected);
+  }
+}
+
+}  // namespace vax::app

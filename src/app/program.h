@@ -1,0 +1,15 @@
+// From a started MPI environment to a finished subcommand.
+#pragma once
+
+#include "app/session.h"
+#include "dist/environment.h"
+
+namespace vax::app {
+
+// --help and --version need no MPI: prints and returns true when they are asked for.
+bool print_information(int argc, const char* const* argv);
+
+// Parses, validates and runs. COLLECTIVE. THROWS AgreedError for what every rank knows of.
+void run_program(int argc, const char* const* argv, const dist::Environment& environment);
+
+}  // namespace vax::app

@@ -1,0 +1,153 @@
+// Paths and ranks; see the header. Access is asked of the system, because permission bits alone do
+// not tell for root, access lists and read-only file systems.
+#include "app/validate.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <filesystem>
+#include <span>
+#include <string_view>
+#include <system_error>
+#include <vector>
+
+#include "app/option_table.h"
+#include "base/error.h"
+
+namespace vax::app {
+namespace {
+
+namespace fs = std::filesystem;
+
+[[noreturn]] void refuse(std::string_view option, const std::string& path,
+                         std::string_view expected, std::string_view actual) {
+  throw ConfigError(cat(option, " = ", path, ": expected ", expected, ", found ", actual));
+}
+
+// With the effective user, as open() will ask.
+bool may_access(const fs::path& path, int mode) {
+  return ::faccessat(AT_FDCWD, path.c_str(), mode, AT_EACCESS) == 0;
+}
+
+// What stands at a path, in words; "" when it is of the wanted kind and readable.
+std::string problem_of(const fs::path& path, fs::file_type wanted) {
+  std::error_code error;
+  const fs::file_type type = fs::status(path, error).type();
+  if (type == fs::file_type::not_found) return "nothing there";
+  if (type == fs::file_type::none || type == fs::file_type::unknown) return error.message();
+  if (type != wanted) return type == fs::file_type::directory ? "a directory" : "not a directory";
+  const int mode = wanted == fs::file_type::directory ? R_OK | X_OK : R_OK;
+  return may_access(path, mode) ? "" : "no permission to read it";
+}
+
+void check_file(std::string_view option, const std::string& path) {
+  if (path.empty()) return;
+  const std::string problem = problem_of(path, fs::file_type::regular);
+  if (!problem.empty()) refuse(option, path, "a readable file", problem);
+}
+
+// A directory that holds at least one file of `names`; the message asks for the first.
+void check_directory(std::string_view option, const std::string& path,
+                     std::span<const std::string_view> names) {
+  if (path.empty()) return;
+  const std::string problem = problem_of(path, fs::file_type::directory);
+  if (!problem.empty()) refuse(option, path, "a readable directory", problem);
+  for (const std::string_view name : names) {
+    if (problem_of(fs::path(path) / name, fs::file_type::regular).empty()) return;
+  }
+  refuse(option, path, cat("a directory with ", names.front()), "one without");
+}
+
+constexpr std::array<std::string_view, 1> kConfig = {"config.json"};
+// The tokenizer's loader says which of these it can read.
+constexpr std::array<std::string_view, 3> kTokenizers = {"tokenizer.model", "tokenizer.json",
+                                                         "vocab.json"};
+constexpr std::array<std::string_view, 1> kAdapter = {"adapter_config.json"};
+
+void check_model(const Options& options) {
+  if (options.subcommand != "tokenize") check_directory("model.path", options.model.path, kConfig);
+  check_directory("model.path", options.model.path, kTokenizers);
+  for (const std::string& path : options.adapter.merge) {
+    check_directory("adapter.merge", path, kAdapter);
+  }
+  check_directory("adapter.init", options.adapter.init, kAdapter);
+}
+
+void check_drift_reference(const DriftOptions& drift) {
+  check_directory("drift.reference_path", drift.reference_path, kConfig);
+  for (const std::string& path : drift.reference_merge) {
+    check_directory("drift.reference_merge", path, kAdapter);
+  }
+}
+
+// A tokenizer.model or a directory with a tokenizer of any kind.
+void check_tokenizer(const std::string& path) {
+  if (std::error_code error; fs::is_directory(path, error)) {
+    check_directory("init.tokenizer_path", path, kTokenizers);
+  } else {
+    check_file("init.tokenizer_path", path);
+  }
+}
+
+void check_template(const DataOptions& data) {
+  if (std::ranges::find(template_names(), data.template_name) != template_names().end()) return;
+  const std::string problem = problem_of(data.template_name, fs::file_type::regular);
+  if (problem.empty()) return;
+  refuse("data.template", data.template_name,
+         cat(join(template_names(), ", "), " or a readable file"), problem);
+}
+
+// The directory itself or, where it is still to be made, its nearest ancestor that exists.
+void check_output(const std::string& dir) {
+  if (dir.empty()) return;
+  constexpr std::string_view kExpected = "a directory that can be made or written";
+  fs::path existing = fs::absolute(dir).lexically_normal();
+  std::error_code error;
+  fs::file_type type = fs::status(existing, error).type();
+  while (type == fs::file_type::not_found && existing.has_relative_path()) {
+    existing = existing.parent_path();
+    type = fs::status(existing, error).type();
+  }
+  if (type == fs::file_type::none) {
+    refuse("output.dir", dir, kExpected, cat(error.message(), " at ", existing.string()));
+  }
+  if (type != fs::file_type::directory) {
+    refuse("output.dir", dir, kExpected, existing.string() + ", which is not a directory");
+  }
+  if (!may_access(existing, W_OK | X_OK)) {
+    refuse("output.dir", dir, kExpected, "no permission to write in " + existing.string());
+  }
+}
+
+}  // namespace
+
+void check_paths(const Options& options) {
+  check_output(options.output.dir);
+  if (options.subcommand == "init") {
+    check_tokenizer(options.init.tokenizer_path);
+    return;
+  }
+  check_model(options);
+  if (options.subcommand == "drift") check_drift_reference(options.drift);
+  check_template(options.data);
+  check_file("data.path", options.data.path);
+  check_file("data.harmful_path", options.data.harmful_path);
+  check_file("drift.path", options.drift.path);
+  check_file("eval.harmful_path", options.eval.harmful_path);
+  check_file("eval.task_path", options.eval.task_path);
+  check_file("eval.alignment_path", options.eval.alignment_path);
+  check_file("eval.benign_path", options.eval.benign_path);
+  check_file("eval.judge_path", options.eval.judge_path);
+}
+
+void check_world_size(const Options& options, int world_size) {
+  if (!options.shard.group_size) return;
+  const int64_t group_size = *options.shard.group_size;
+  if (group_size <= world_size && world_size % group_size == 0) return;
+  throw ConfigError(cat("shard.group_size: expected a divisor of the number of ranks (", world_size,
+                        "), found ", group_size));
+}
+
+}  // namespace vax::app

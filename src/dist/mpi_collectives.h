@@ -1,0 +1,18 @@
+// Private to this folder: Collectives over MPI, for host memory. See mpi_collectives.cpp.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "dist/collectives.h"
+#include "dist/mpi_handle.h"
+
+namespace vax::dist {
+
+// Takes over `comm`, which no one else may use. One MPI call moves at most
+// `max_elements_per_call` elements of the whole buffer (at least one per rank); longer operations
+// are cut into several calls. REQUIRES max_elements_per_call in [1, INT_MAX], equal on all ranks.
+std::unique_ptr<Collectives> make_mpi_collectives(MpiCommunicator comm,
+                                                  int64_t max_elements_per_call);
+
+}  // namespace vax::dist

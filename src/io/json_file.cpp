@@ -1,0 +1,119 @@
+#include "io/json_file.h"
+
+#include <nlohmann/json.hpp>
+#include <set>
+#include <vector>
+
+#include "base/atomic_file.h"
+#include "base/error.h"
+
+namespace vax::io {
+namespace {
+
+using nlohmann::json;
+
+// Watches the parser's events. The parser keeps its own nesting on the heap, so depth costs memory,
+// not stack, and is refused before it costs much.
+class StrictRules {
+ public:
+  StrictRules(const std::string& where, int max_depth) : where_(where), max_depth_(max_depth) {}
+
+  bool operator()(int /*depth*/, json::parse_event_t event, json& value) {
+    switch (event) {
+      case json::parse_event_t::object_start:
+      case json::parse_event_t::array_start:
+        open();
+        break;
+      case json::parse_event_t::object_end:
+      case json::parse_event_t::array_end:
+        keys_.pop_back();
+        break;
+      case json::parse_event_t::key:
+        if (!keys_.back().insert(value.get_ref<const std::string&>()).second)
+          throw DataError(cat(where_, ": key ", shown(value), " stands twice in one JSON object"));
+        break;
+      case json::parse_event_t::value:
+        break;
+    }
+    return true;
+  }
+
+ private:
+  void open() {
+    keys_.emplace_back();
+    if (static_cast<int>(keys_.size()) > max_depth_)
+      throw DataError(cat(where_, ": JSON nested deeper than ", max_depth_, " levels"));
+  }
+
+  const std::string& where_;
+  int max_depth_;
+  std::vector<std::set<std::string>> keys_;  // of every object or array that is open
+};
+
+// nullptr where the member is absent or null.
+const json* member(const json& object, const char* key) {
+  const auto found = object.find(key);
+  return found == object.end() || found->is_null() ? nullptr : &*found;
+}
+
+[[noreturn]] void fail_type(const std::string& where, const char* key, const char* expected,
+                            const json& found) {
+  throw DataError(cat(where, ": ", key, ": expected ", expected, ", found ", shown(found)));
+}
+
+}  // namespace
+
+json parse_json(std::string_view text, const std::string& where, int max_depth) {
+  try {
+    return json::parse(text, StrictRules(where, max_depth));
+  } catch (const json::parse_error& e) {
+    throw DataError(cat(where, ": not valid JSON at byte ", e.byte, ": ", e.what()));
+  } catch (const json::exception& e) {  // a number beyond the range of double
+    throw DataError(cat(where, ": not valid JSON: ", e.what()));
+  }
+}
+
+json read_json(const std::filesystem::path& path) {
+  return parse_json(read_file(path), path.string());
+}
+
+bool bool_or(const json& object, const char* key, bool fallback, const std::string& where) {
+  const json* value = member(object, key);
+  if (!value) return fallback;
+  if (!value->is_boolean()) fail_type(where, key, "true or false", *value);
+  return value->get<bool>();
+}
+
+std::string string_or(const json& object, const char* key, std::string fallback,
+                      const std::string& where) {
+  const json* value = member(object, key);
+  if (!value) return fallback;
+  if (!value->is_string()) fail_type(where, key, "a string", *value);
+  return value->get<std::string>();
+}
+
+double number_or(const json& object, const char* key, double fallback, const std::string& where) {
+  const json* value = member(object, key);
+  if (!value) return fallback;
+  if (!value->is_number()) fail_type(where, key, "a number", *value);
+  return value->get<double>();
+}
+
+int64_t integer_or(const json& object, const char* key, int64_t fallback,
+                   const std::string& where) {
+  const json* value = member(object, key);
+  if (!value) return fallback;
+  const bool too_large =
+      value->is_number_unsigned() && value->get<uint64_t>() > static_cast<uint64_t>(INT64_MAX);
+  if (!value->is_number_integer() || too_large) fail_type(where, key, "an integer", *value);
+  return value->get<int64_t>();
+}
+
+std::string shown(const json& value) {
+  constexpr size_t kLongest = 120;
+  std::string text = value.dump(-1, ' ', true, json::error_handler_t::replace);
+  if (text.size() > kLongest) text = text.substr(0, kLongest) + "...";
+  return text;
+}
+
+}  // namespace vax::io

@@ -1,0 +1,92 @@
+// What a training run reports, as plain data: one record per event of run.jsonl. Field names are
+// those of the files, times in seconds, sizes in bytes.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace vax::io {
+
+struct DataFileRecord {
+  std::string role;  // "align", "harmful", ...
+  std::string path;
+  std::string sha256;
+  int64_t rows = 0;
+};
+
+struct StartRecord {
+  std::string version;
+  int64_t world_size = 1;
+  std::string config_json;  // the resolved configuration: text of a JSON object
+  std::vector<DataFileRecord> data;
+  std::string model_path;
+  int64_t model_parameters = 0;
+  int64_t model_trainable = 0;
+};
+
+struct StepRecord {
+  int64_t step = 0;  // 1-based
+  double epoch = 0;
+  double loss = 0;                         // of the pass that made the update
+  double clean_loss = 0;                   // of pass 1; equals loss in a one-pass step
+  double lr = 0;                           // of this update
+  double grad_norm = 0;                    // before clipping
+  std::optional<double> hidden_grad_norm;  // empty in a one-pass step
+  double rho = 0;
+  int64_t sequences = 0;
+  int64_t tokens = 0;        // without padding
+  int64_t label_tokens = 0;  // predicted ones
+  double step_s = 0;
+  double pass1_s = 0;
+  double comm_s = 0;                   // exposed
+  std::optional<double> probe_cosine;  // empty where not measured
+  int64_t memory_bytes = 0;            // peak so far
+  // [layers], only for /perturbation/grad_norm; empty in a one-pass step. Squares sum to
+  // hidden_grad_norm squared.
+  std::vector<double> layer_grad_norm;
+};
+
+// The drift of e_l, the output of the attention module of layer l, since the start of the run.
+struct DriftRecord {
+  int64_t step = 0;
+  int64_t samples = 0;
+  std::vector<std::vector<double>> l2sq;  // [layer][batch], sum over tokens ||e_l - e_l_ref||^2
+  std::vector<int64_t> tokens;            // [batch]
+  std::vector<double> relative;           // [layer], ||e_l - e_l_ref|| / ||e_l_ref||
+  std::vector<double> cosine;             // [layer]
+  std::vector<double> cka;                // [layer], linear CKA
+};
+
+struct EndRecord {
+  std::string status;  // "done", "stopped", ...
+  int64_t steps = 0;
+  double seconds = 0;
+};
+
+// Calls visit(name, units, long_name, value) for every field of a step that both files hold, in the
+// files' order: the one place that lists them.
+template <typename Visit>
+void visit_step_fields(const StepRecord& r, Visit&& visit) {
+  visit("step", "1", "training step, 1-based", r.step);
+  visit("epoch", "1", "epochs done", r.epoch);
+  visit("loss", "nat", "mean cross entropy of the pass that made the update", r.loss);
+  visit("clean_loss", "nat", "mean cross entropy of the unperturbed pass", r.clean_loss);
+  visit("lr", "1", "learning rate of this update", r.lr);
+  visit("grad_norm", "1", "gradient norm before clipping", r.grad_norm);
+  visit("hidden_grad_norm", "1", "norm of the hidden-state gradients over all layers",
+        r.hidden_grad_norm);
+  visit("rho", "1", "norm bound of the perturbation", r.rho);
+  visit("sequences", "1", "sequences of the global batch", r.sequences);
+  visit("tokens", "1", "tokens of the global batch without padding", r.tokens);
+  visit("label_tokens", "1", "predicted tokens of the global batch", r.label_tokens);
+  visit("step_s", "s", "time of the step", r.step_s);
+  visit("pass1_s", "s", "time of pass 1", r.pass1_s);
+  visit("comm_s", "s", "time spent waiting for communication", r.comm_s);
+  visit("probe_cosine", "1", "cosine of the probe's direction to the full-precision one",
+        r.probe_cosine);
+  visit("memory_bytes", "byte", "peak memory so far", r.memory_bytes);
+}
+
+}  // namespace vax::io

@@ -1,0 +1,47 @@
+// What both halves of a block know: dimensions, constants, and where the tokens of the micro-batch
+// stand.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <span>
+
+#include "model/lora.h"
+#include "ops/attention.h"
+#include "ops/dropout.h"
+
+namespace vax::model {
+
+struct BlockDims {
+  int64_t hidden_size = 0;        // D
+  int64_t intermediate_size = 0;  // F
+  ops::AttentionShape attention;  // H, KV, K
+  double rms_norm_eps = 0;
+  at::ScalarType compute_dtype = at::kFloat;
+  LoraSpec lora;
+  bool train_base = false;
+
+  int64_t query_width() const { return attention.num_heads * attention.head_dim; }
+  int64_t kv_width() const { return attention.num_kv_heads * attention.head_dim; }
+  int64_t qkv_width() const { return query_width() + 2 * kv_width(); }
+};
+
+// Borrowed: everything must outlive the call it is passed to.
+struct BlockContext {
+  const BlockDims& dims;
+  int layer;
+  std::span<const int32_t> offsets;  // of the packed sequences
+  at::Tensor positions_T;            // int32
+  const at::Tensor& cos_PK;
+  const at::Tensor& sin_PK;
+  ops::DropoutKey dropout;  // site is set per projection
+
+  ops::DropoutKey dropout_of(Projection projection) const {
+    ops::DropoutKey key = dropout;
+    key.site = static_cast<uint32_t>(layer * 16 + projection);
+    return key;
+  }
+};
+
+}  // namespace vax::model

@@ -1,0 +1,216 @@
+#include "model/llama.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+#include "base/error.h"
+#include "base/narrow.h"
+#include "model/llama_layout.h"
+#include "ops/embedding.h"
+#include "ops/head_loss.h"
+#include "ops/linear.h"
+#include "ops/rms_norm.h"
+
+namespace vax::model {
+namespace {
+
+void check_positions(const PackedBatch& batch, const LlamaConfig& config) {
+  for (size_t s = 1; s < batch.offsets.size(); ++s)
+    if (batch.offsets[s] - batch.offsets[s - 1] > config.max_position_embeddings)
+      throw ConfigError(cat("a sequence of ", batch.offsets[s] - batch.offsets[s - 1],
+                            " tokens is longer than the model's max_position_embeddings = ",
+                            config.max_position_embeddings, ": lower data.max_length"));
+}
+
+at::Tensor borrow_int64(const std::vector<int64_t>& values) {
+  return at::from_blob(const_cast<int64_t*>(values.data()), {narrow<int64_t>(values.size())},
+                       at::kLong);
+}
+
+}  // namespace
+
+Llama::Llama(LlamaConfig config, LoraSpec lora, bool train_base, at::ScalarType compute_dtype)
+    : config_(std::move(config)),
+      lora_(lora),
+      train_base_(train_base),
+      compute_dtype_(compute_dtype),
+      frozen_(base_layout(config_)),
+      trainable_(lora_layout(config_, lora_)) {
+  VAX_CHECK(!(train_base && lora.enabled()), "full-parameter training has no adapter");
+  if (train_base_) std::swap(frozen_, trainable_);
+  dims_ = {.hidden_size = config_.hidden_size,
+           .intermediate_size = config_.intermediate_size,
+           .attention = {.num_heads = config_.num_heads,
+                         .num_kv_heads = config_.num_kv_heads,
+                         .head_dim = config_.head_dim,
+                         .scale = 1 / std::sqrt(static_cast<double>(config_.head_dim))},
+           .rms_norm_eps = config_.rms_norm_eps,
+           .compute_dtype = compute_dtype_,
+           .lora = lora_,
+           .train_base = train_base_};
+  const std::vector<float> frequencies = rotary_frequencies(config_);
+  const at::Tensor angles_PK =
+      at::arange(config_.max_position_embeddings, at::kFloat).unsqueeze(1) *
+      at::tensor(frequencies, at::kFloat).unsqueeze(0);
+  cos_PK_ = angles_PK.cos();
+  sin_PK_ = angles_PK.sin();
+}
+
+BlockContext Llama::make_context(const PackedBatch& batch, int layer,
+                                 const PassOptions& options) const {
+  const at::Tensor positions_T = at::from_blob(const_cast<int32_t*>(batch.positions.data()),
+                                               {batch.num_tokens()}, at::kInt);
+  return {.dims = dims_,
+          .layer = layer,
+          .offsets = batch.offsets,
+          .positions_T = positions_T,
+          .cos_PK = cos_PK_,
+          .sin_PK = sin_PK_,
+          .dropout = {.p = options.dropout,
+                      .seed = options.seed,
+                      .stream = options.dropout_stream,
+                      .rows = batch.rows,
+                      .positions = batch.positions}};
+}
+
+at::Tensor Llama::embed(const PackedBatch& batch, WeightSource& weights) const {
+  const HeldWeights held(weights, 0);
+  at::Tensor x_TD = at::empty({batch.num_tokens(), config_.hidden_size}, at::kFloat);
+  ops::embedding_forward(batch.ids, held[kEmbedding], x_TD);
+  return x_TD;
+}
+
+at::Tensor Llama::run_block(int layer, at::Tensor x_TD, const HeldWeights& weights,
+                            const BlockContext& context, const PassOptions& options, bool save,
+                            BlockSaved& saved) const {
+  AttentionSaved attention;
+  const at::Tensor e_TD = attention_forward(context, weights.all(), x_TD, attention);
+  at::Tensor h_TD = at::add(x_TD, e_TD);
+  if (options.forward_boundary) options.forward_boundary(layer, e_TD, h_TD);
+  MlpSaved mlp;
+  const at::Tensor y_TD = mlp_forward(context, weights.all(), h_TD, mlp);
+  if (!save) return h_TD.add_(y_TD);
+  saved = {.x_TD = std::move(x_TD), .h_TD = h_TD, .attention = std::move(attention),
+           .mlp = std::move(mlp)};
+  return at::add(h_TD, y_TD);
+}
+
+double Llama::run_head(const PackedBatch& batch, const at::Tensor& x_TD, WeightSource& weights,
+                       GradientSink* gradients, double loss_scale, at::Tensor* grad_TD) const {
+  const HeldWeights head(weights, head_unit());
+  std::optional<HeldWeights> tied;
+  if (config_.tie_word_embeddings) tied.emplace(weights, 0);
+  const at::Tensor& w_VD = tied ? (*tied)[kEmbedding] : head[kHead];
+
+  const at::Tensor label_rows = borrow_int64(batch.label_positions);
+  const at::Tensor x_ND = x_TD.index_select(0, label_rows);
+  at::Tensor normed_ND = at::empty(x_ND.sizes(), x_ND.options().dtype(compute_dtype_));
+  at::Tensor rstd_N = at::empty({x_ND.size(0)}, x_ND.options());
+  ops::rms_norm_forward(x_ND, head[kFinalNorm], config_.rms_norm_eps, normed_ND, rstd_N);
+
+  at::Tensor dnormed_ND, dw_VD, dnorm_D;
+  if (grad_TD == nullptr)
+    return ops::head_loss(normed_ND, w_VD, batch.targets, loss_scale, dnormed_ND, dw_VD);
+
+  HeldGradients weight_gradients(gradients, tied ? 0 : head_unit());
+  dnormed_ND = at::empty_like(normed_ND);
+  dw_VD = weight_gradients.of(tied ? kEmbedding : kHead);
+  const double loss_sum =
+      ops::head_loss(normed_ND, w_VD, batch.targets, loss_scale, dnormed_ND, dw_VD);
+  std::optional<HeldGradients> norm_gradients;
+  if (tied) {
+    weight_gradients.release();
+    norm_gradients.emplace(gradients, head_unit());
+  }
+  dnorm_D = (tied ? *norm_gradients : weight_gradients).of(kFinalNorm);
+  at::Tensor dx_ND = at::zeros_like(x_ND);
+  ops::rms_norm_backward(dnormed_ND, x_ND, head[kFinalNorm], rstd_N, dx_ND, dnorm_D);
+  *grad_TD = at::zeros_like(x_TD).index_copy_(0, label_rows, dx_ND);
+  return loss_sum;
+}
+
+void Llama::backward_blocks(const PackedBatch& batch, WeightSource& weights,
+                            GradientSink* gradients, const PassOptions& options,
+                            std::vector<BlockSaved>& saved, at::Tensor& grad_TD) const {
+  for (int layer = num_layers() - 1; layer >= 0; --layer) {
+    const HeldWeights held(weights, layer + 1);
+    const HeldGradients sink(gradients, layer + 1);
+    if (batch.empty()) continue;
+    const BlockContext context = make_context(batch, layer, options);
+    BlockSaved& block = saved[static_cast<size_t>(layer)];
+    if (options.recompute)
+      run_block(layer, block.x_TD, held, context, options, true, block);
+    mlp_backward(context, held.all(), sink.get(), block.h_TD, block.mlp, grad_TD);
+    if (options.backward_boundary) options.backward_boundary(layer, grad_TD);
+    if (layer == 0 && options.stop_at_first_boundary) return;
+    const bool need_input_gradient = layer > 0 || train_base_;
+    attention_backward(context, held.all(), sink.get(), block.x_TD, block.attention,
+                       need_input_gradient, grad_TD);
+    block = {};
+  }
+}
+
+double Llama::forward_backward(const PackedBatch& batch, WeightSource& weights,
+                               GradientSink* gradients, const PassOptions& options) const {
+  check_positions(batch, config_);
+  std::vector<BlockSaved> saved(static_cast<size_t>(num_layers()));
+  at::Tensor x_TD = embed(batch, weights);
+  for (int layer = 0; layer < num_layers(); ++layer) {
+    const HeldWeights held(weights, layer + 1);
+    if (batch.empty()) continue;
+    BlockSaved& block = saved[static_cast<size_t>(layer)];
+    const at::Tensor input_TD = x_TD;
+    x_TD = run_block(layer, std::move(x_TD), held, make_context(batch, layer, options), options,
+                     !options.recompute, block);
+    if (options.recompute) block.x_TD = input_TD;
+  }
+  at::Tensor grad_TD;
+  const double loss_sum =
+      run_head(batch, x_TD, weights, gradients, options.loss_scale, &grad_TD);
+  x_TD.reset();
+  backward_blocks(batch, weights, gradients, options, saved, grad_TD);
+  if (train_base_ && gradients != nullptr) {
+    const HeldGradients sink(gradients, 0);
+    at::Tensor dw_VD = sink.of(kEmbedding);
+    ops::embedding_backward(grad_TD, batch.ids, dw_VD);
+  }
+  return loss_sum;
+}
+
+double Llama::forward(const PackedBatch& batch, WeightSource& weights,
+                      const PassOptions& options) const {
+  check_positions(batch, config_);
+  at::Tensor x_TD = embed(batch, weights);
+  BlockSaved unused;
+  for (int layer = 0; layer < num_layers(); ++layer) {
+    const HeldWeights held(weights, layer + 1);
+    if (batch.empty()) continue;
+    x_TD = run_block(layer, std::move(x_TD), held, make_context(batch, layer, options), options,
+                     false, unused);
+  }
+  return run_head(batch, x_TD, weights, nullptr, options.loss_scale, nullptr);
+}
+
+std::vector<int> Llama::unit_uses(bool with_backward) const {
+  std::vector<int> uses;
+  for (int unit = 0; unit < num_units(); ++unit) uses.push_back(unit);
+  if (config_.tie_word_embeddings) uses.push_back(0);
+  if (with_backward)
+    for (int unit = num_layers(); unit > 0; --unit) uses.push_back(unit);
+  return uses;
+}
+
+at::Tensor Llama::logits(const at::Tensor& x_ND, WeightSource& weights) const {
+  const HeldWeights head(weights, head_unit());
+  std::optional<HeldWeights> tied;
+  if (config_.tie_word_embeddings) tied.emplace(weights, 0);
+  at::Tensor normed_ND = at::empty(x_ND.sizes(), x_ND.options().dtype(compute_dtype_));
+  at::Tensor rstd_N = at::empty({x_ND.size(0)}, x_ND.options());
+  ops::rms_norm_forward(x_ND, head[kFinalNorm], config_.rms_norm_eps, normed_ND, rstd_N);
+  at::Tensor z_NV = at::empty({x_ND.size(0), config_.vocab_size}, normed_ND.options());
+  ops::linear_forward(normed_ND, tied ? (*tied)[kEmbedding] : head[kHead], at::Tensor(), z_NV);
+  return z_NV.to(at::kFloat);
+}
+
+}  // namespace vax::model

@@ -1,0 +1,257 @@
+// One task is one key/value head of one sequence with all its query heads, so that no two tasks add
+// to the same dk and dv. Tasks are ordered head by head: an even split over threads then gives each
+// the same sequences, however uneven their lengths. A task walks blocks of query rows; the scores
+// of a block cover only the keys up to its last row (rows x keys floats, the largest scratch).
+#include "ops/attention.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/narrow.h"
+#include "ops/float_rows.h"
+#include "ops/gemm.h"
+#include "ops/scratch.h"
+#include "ops/tensor_rows.h"
+
+namespace vax::ops {
+namespace {
+
+constexpr int64_t kQueryBlock = 64;
+
+void check_shape(const AttentionShape& shape) {
+  VAX_CHECK(shape.num_kv_heads > 0 && shape.num_heads > 0 && shape.head_dim > 0 &&
+                shape.num_heads % shape.num_kv_heads == 0,
+            shape.num_heads, " query heads of dimension ", shape.head_dim,
+            " must be a multiple of ", shape.num_kv_heads, " key heads");
+  VAX_CHECK(shape.scale > 0, "scale is ", shape.scale, ", expected a positive number");
+}
+
+void check_offsets(std::span<const int32_t> offsets, int64_t num_tokens) {
+  VAX_CHECK(!offsets.empty() && offsets.front() == 0 && offsets.back() == num_tokens,
+            "offsets must go from 0 to ", num_tokens);
+  VAX_CHECK(std::is_sorted(offsets.begin(), offsets.end()), "offsets must not decrease");
+}
+
+void check_tensors(const at::Tensor& qkv_TC, const at::Tensor& o_TC, const at::Tensor& lse_TH,
+                   const AttentionShape& shape, std::span<const int32_t> offsets) {
+  check_shape(shape);
+  VAX_CHECK(qkv_TC.dim() == 2, "qkv has shape ", qkv_TC.sizes(), ", expected [T, (H + 2 KV) K]");
+  const int64_t num_tokens = qkv_TC.size(0);
+  const int64_t columns = (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim;
+  check_tensor(qkv_TC, "qkv", {num_tokens, columns}, Types::kFloatOrBf16);
+  check_tensor(o_TC, "o", {num_tokens, shape.num_heads * shape.head_dim}, Types::kFloatOrBf16);
+  check_same_type(o_TC, "o", qkv_TC, "qkv");
+  check_tensor(lse_TH, "lse", {num_tokens, shape.num_heads}, Types::kFloat);
+  check_offsets(offsets, num_tokens);
+}
+
+MatrixView plain(FloatRows::View view) { return {view.data, view.stride}; }
+MatrixView transpose(FloatRows::View view) { return {view.data, view.stride, true}; }
+
+// What both directions know, and where heads lie in the fused matrix.
+struct Problem {
+  AttentionShape shape;
+  std::span<const int32_t> offsets;
+  ConstRows qkv, o;
+  int64_t lse_stride;
+  int64_t longest = 0;
+
+  Problem(const AttentionShape& s, std::span<const int32_t> sequence_offsets,
+          const at::Tensor& qkv_TC, const at::Tensor& o_TC, const at::Tensor& lse_TH)
+      : shape(s),
+        offsets(sequence_offsets),
+        qkv(const_rows(qkv_TC)),
+        o(const_rows(o_TC)),
+        lse_stride(lse_TH.stride(0)) {
+    for (size_t i = 1; i < offsets.size(); ++i) {
+      longest = std::max<int64_t>(longest, offsets[i] - offsets[i - 1]);
+    }
+  }
+  int64_t num_sequences() const { return std::ssize(offsets) - 1; }
+  int64_t num_tasks() const { return num_sequences() * shape.num_kv_heads; }
+  int64_t group() const { return shape.num_heads / shape.num_kv_heads; }
+  int64_t head_col(int64_t head) const { return head * shape.head_dim; }
+  int64_t key_col(int64_t kv) const { return (shape.num_heads + kv) * shape.head_dim; }
+  int64_t value_col(int64_t kv) const { return key_col(shape.num_kv_heads + kv); }
+  int64_t scores_stride() const { return round_up<int64_t>(longest, 16); }
+};
+
+struct Task {
+  int64_t kv, begin, length;
+};
+
+template <typename Body>
+void for_tasks(const Problem& problem, int64_t first, int64_t last, Body body) {
+  for (int64_t task = first; task < last; ++task) {
+    const auto sequence = static_cast<size_t>(task % problem.num_sequences());
+    const int64_t begin = problem.offsets[sequence];
+    const int64_t length = problem.offsets[sequence + 1] - begin;
+    if (length > 0) body(Task{task / problem.num_sequences(), begin, length});
+  }
+}
+
+// Per-thread state of the forward.
+class Forward {
+ public:
+  Forward(const Problem& problem, Rows o, float* lse)
+      : problem_(problem),
+        o_(o),
+        lse_(lse),
+        scores_(float_scratch(kQueryBlock * problem.scores_stride())),
+        inv_sum_(float_scratch(kQueryBlock)),
+        out_(float_scratch(kQueryBlock * problem.shape.head_dim)) {}
+
+  void run(const Task& task) {
+    const int64_t dim = problem_.shape.head_dim;
+    const auto k =
+        k_.get(from(problem_.qkv, task.begin, problem_.key_col(task.kv)), task.length, dim);
+    const auto v =
+        v_.get(from(problem_.qkv, task.begin, problem_.value_col(task.kv)), task.length, dim);
+    for (int64_t i = 0; i < problem_.group(); ++i) {
+      for (int64_t row = 0; row < task.length; row += kQueryBlock) {
+        run_block(task, task.kv * problem_.group() + i, row, k, v);
+      }
+    }
+  }
+
+ private:
+  void run_block(const Task& task, int64_t head, int64_t row, FloatRows::View k,
+                 FloatRows::View v) {
+    const int64_t dim = problem_.shape.head_dim, stride = problem_.scores_stride();
+    const int64_t rows = std::min(kQueryBlock, task.length - row), keys = row + rows;
+    const int64_t token = task.begin + row;
+    const auto q = q_.get(from(problem_.qkv, token, problem_.head_col(head)), rows, dim);
+    gemm(rows, keys, dim, 1, plain(q), transpose(k), 0, scores_.data(), stride);
+    kernels().causal_softmax({.rows = rows,
+                              .cols = keys,
+                              .scores = scores_.data(),
+                              .stride = stride,
+                              .first_length = row + 1,
+                              .scale = static_cast<float>(problem_.shape.scale),
+                              .lse_stride = problem_.lse_stride},
+                             inv_sum_.data(), lse_ + token * problem_.lse_stride + head);
+    gemm(rows, dim, keys, 1, {scores_.data(), stride}, plain(v), 0, out_.data(), dim);
+    kernels().convert({.cols = dim,
+                       .src = {out_.data(), Elem::kFloat, dim},
+                       .dst = from(o_, token, problem_.head_col(head)),
+                       .row_scale = inv_sum_.data()},
+                      rows);
+  }
+
+  const Problem& problem_;
+  Rows o_;
+  float* lse_;
+  FloatRows q_, k_, v_;
+  FloatScratch scores_, inv_sum_, out_;
+};
+
+// Per-thread state of the backward.
+class Backward {
+ public:
+  Backward(const Problem& problem, ConstRows d_o, const float* lse, Rows dqkv)
+      : problem_(problem),
+        do_(d_o),
+        lse_(lse),
+        dqkv_(dqkv),
+        p_(float_scratch(kQueryBlock * problem.scores_stride())),
+        ds_(float_scratch(kQueryBlock * problem.scores_stride())),
+        delta_(float_scratch(kQueryBlock)),
+        dq_(float_scratch(kQueryBlock * problem.shape.head_dim)),
+        dk_(float_scratch(problem.longest * problem.shape.head_dim)),
+        dv_(float_scratch(problem.longest * problem.shape.head_dim)) {}
+
+  void run(const Task& task) {
+    const int64_t dim = problem_.shape.head_dim;
+    const int64_t key_col = problem_.key_col(task.kv), value_col = problem_.value_col(task.kv);
+    const auto k = k_.get(from(problem_.qkv, task.begin, key_col), task.length, dim);
+    const auto v = v_.get(from(problem_.qkv, task.begin, value_col), task.length, dim);
+    std::fill_n(dk_.begin(), task.length * dim, 0.0f);
+    std::fill_n(dv_.begin(), task.length * dim, 0.0f);
+    for (int64_t i = 0; i < problem_.group(); ++i) {
+      for (int64_t row = 0; row < task.length; row += kQueryBlock) {
+        run_block(task, task.kv * problem_.group() + i, row, k, v);
+      }
+    }
+    write(dk_, task.length, task.begin, key_col);
+    write(dv_, task.length, task.begin, value_col);
+  }
+
+ private:
+  void run_block(const Task& task, int64_t head, int64_t row, FloatRows::View k,
+                 FloatRows::View v) {
+    const int64_t dim = problem_.shape.head_dim, stride = problem_.scores_stride();
+    const int64_t rows = std::min(kQueryBlock, task.length - row), keys = row + rows;
+    const int64_t token = task.begin + row, col = problem_.head_col(head);
+    const auto scale = static_cast<float>(problem_.shape.scale);
+    const auto q = q_.get(from(problem_.qkv, token, col), rows, dim);
+    const auto d_o = do_rows_.get(from(do_, token, col), rows, dim);
+    kernels().row_dots(from(do_, token, col), from(problem_.o, token, col), rows, dim,
+                       delta_.data());
+    gemm(rows, keys, dim, 1, plain(q), transpose(k), 0, p_.data(), stride);
+    gemm(rows, keys, dim, 1, plain(d_o), transpose(v), 0, ds_.data(), stride);
+    kernels().causal_softmax_backward({.rows = rows,
+                                       .cols = keys,
+                                       .scores = p_.data(),
+                                       .stride = stride,
+                                       .first_length = row + 1,
+                                       .scale = scale,
+                                       .lse_stride = problem_.lse_stride},
+                                      lse_ + token * problem_.lse_stride + head, delta_.data(),
+                                      ds_.data());
+    gemm(keys, dim, rows, 1, {p_.data(), stride, true}, plain(d_o), 1, dv_.data(), dim);
+    gemm(keys, dim, rows, scale, {ds_.data(), stride, true}, plain(q), 1, dk_.data(), dim);
+    gemm(rows, dim, keys, scale, {ds_.data(), stride}, plain(k), 0, dq_.data(), dim);
+    write(dq_, rows, token, col);
+  }
+
+  void write(const FloatScratch& grad, int64_t rows, int64_t token, int64_t col) {
+    const int64_t dim = problem_.shape.head_dim;
+    kernels().convert(
+        {.cols = dim, .src = {grad.data(), Elem::kFloat, dim}, .dst = from(dqkv_, token, col)},
+        rows);
+  }
+
+  const Problem& problem_;
+  ConstRows do_;
+  const float* lse_;
+  Rows dqkv_;
+  FloatRows q_, k_, v_, do_rows_;
+  FloatScratch p_, ds_, delta_, dq_, dk_, dv_;
+};
+
+}  // namespace
+
+void attention_forward(const at::Tensor& qkv_TC, const AttentionShape& shape,
+                       std::span<const int32_t> offsets, at::Tensor& o_TC, at::Tensor& lse_TH) {
+  check_tensors(qkv_TC, o_TC, lse_TH, shape, offsets);
+  const Problem problem(shape, offsets, qkv_TC, o_TC, lse_TH);
+  const Rows o = mutable_rows(o_TC);
+  float* lse = lse_TH.mutable_data_ptr<float>();
+  at::parallel_for(0, problem.num_tasks(), 1, [&](int64_t first, int64_t last) {
+    Forward forward(problem, o, lse);
+    for_tasks(problem, first, last, [&](const Task& task) { forward.run(task); });
+  });
+}
+
+void attention_backward(const at::Tensor& do_TC, const at::Tensor& qkv_TC, const at::Tensor& o_TC,
+                        const at::Tensor& lse_TH, const AttentionShape& shape,
+                        std::span<const int32_t> offsets, at::Tensor& dqkv_TC) {
+  check_tensors(qkv_TC, o_TC, lse_TH, shape, offsets);
+  check_tensor(do_TC, "do", o_TC.sizes(), Types::kFloatOrBf16);
+  check_tensor(dqkv_TC, "dqkv", qkv_TC.sizes(), Types::kFloatOrBf16);
+  check_same_type(do_TC, "do", qkv_TC, "qkv");
+  check_same_type(dqkv_TC, "dqkv", qkv_TC, "qkv");
+  const Problem problem(shape, offsets, qkv_TC, o_TC, lse_TH);
+  const ConstRows d_o = const_rows(do_TC);
+  const Rows dqkv = mutable_rows(dqkv_TC);
+  const float* lse = lse_TH.const_data_ptr<float>();
+  at::parallel_for(0, problem.num_tasks(), 1, [&](int64_t first, int64_t last) {
+    Backward backward(problem, d_o, lse, dqkv);
+    for_tasks(problem, first, last, [&](const Task& task) { backward.run(task); });
+  });
+}
+
+}  // namespace vax::ops

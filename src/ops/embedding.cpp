@@ -1,0 +1,60 @@
+// CPU path: rows are copied (widened from bf16) forward and added backward.
+#include "ops/embedding.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include "base/error.h"
+#include "ops/tensor_rows.h"
+
+namespace vax::ops {
+namespace {
+
+void check_ids(std::span<const int64_t> ids, const at::Tensor& w_VD) {
+  VAX_CHECK(w_VD.dim() == 2, "w has shape ", w_VD.sizes(), ", expected [V, D]");
+  for (size_t t = 0; t < ids.size(); ++t) {
+    VAX_CHECK(ids[t] >= 0 && ids[t] < w_VD.size(0), "id ", ids[t], " of token ", t,
+              " is outside the vocabulary of ", w_VD.size(0));
+  }
+}
+
+}  // namespace
+
+void embedding_forward(std::span<const int64_t> ids, const at::Tensor& w_VD, at::Tensor& x_TD) {
+  check_ids(ids, w_VD);
+  const auto num_tokens = static_cast<int64_t>(ids.size());
+  const int64_t cols = w_VD.size(1);
+  check_tensor(w_VD, "w", w_VD.sizes(), Types::kFloatOrBf16);
+  check_tensor(x_TD, "x", {num_tokens, cols}, Types::kFloat);
+  const ConstRows table = const_rows(w_VD);
+  const Rows x = mutable_rows(x_TD);
+  at::parallel_for(0, num_tokens, grain_rows(cols), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const ConstRows row = from(table, ids[static_cast<size_t>(t)]);
+      kernels().convert({.cols = cols, .src = row, .dst = from(x, t)}, 1);
+    }
+  });
+}
+
+// Threads share the columns, not the tokens: each walks all tokens in order, so that a row that
+// several tokens add to gets its sum in token order on any number of threads.
+void embedding_backward(const at::Tensor& dx_TD, std::span<const int64_t> ids, at::Tensor& dw_VD) {
+  check_ids(ids, dw_VD);
+  const auto num_tokens = static_cast<int64_t>(ids.size());
+  const int64_t cols = dw_VD.size(1);
+  check_tensor(dx_TD, "dx", {num_tokens, cols}, Types::kFloat);
+  check_tensor(dw_VD, "dw", dw_VD.sizes(), Types::kFloat);
+  const float* dx = dx_TD.const_data_ptr<float>();
+  float* dw = dw_VD.mutable_data_ptr<float>();
+  const int64_t dx_stride = dx_TD.stride(0), dw_stride = dw_VD.stride(0);
+  constexpr int64_t kFewestColumns = 64;
+  at::parallel_for(0, cols, kFewestColumns, [&](int64_t begin, int64_t end) {
+    for (int64_t t = 0; t < num_tokens; ++t) {
+      const float* from = dx + t * dx_stride;
+      float* to = dw + ids[static_cast<size_t>(t)] * dw_stride;
+      for (int64_t c = begin; c < end; ++c) to[c] += from[c];
+    }
+  });
+}
+
+}  // namespace vax::ops

@@ -1,0 +1,80 @@
+// CPU path: per chunk one GEMM for the logits, one vector pass that turns them into losses and dz,
+// and the linear operator's two backward GEMMs. Losses are summed in row order in fp64.
+#include "ops/head_loss.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "base/error.h"
+#include "ops/linear.h"
+#include "ops/tensor_rows.h"
+
+namespace vax::ops {
+namespace {
+
+// Logits of one chunk stay below this; with dW more, since every chunk reads and writes all of dW.
+constexpr int64_t kChunkBytes = int64_t{16} << 20;
+constexpr int64_t kChunkBytesWithWeight = int64_t{64} << 20;
+
+int64_t default_chunk_rows(const at::Tensor& w_VD, bool with_weight) {
+  const int64_t row_bytes = std::max<int64_t>(1, w_VD.size(0) * w_VD.element_size());
+  return std::max<int64_t>(16, (with_weight ? kChunkBytesWithWeight : kChunkBytes) / row_bytes);
+}
+
+void check_inputs(const at::Tensor& x_ND, const at::Tensor& w_VD, std::span<const int64_t> targets,
+                  const at::Tensor& dx_ND, const at::Tensor& dw_VD) {
+  VAX_CHECK(w_VD.dim() == 2, "w has shape ", w_VD.sizes(), ", expected [V, D]");
+  check_tensor(w_VD, "w", w_VD.sizes(), Types::kFloatOrBf16);
+  check_tensor(x_ND, "x", {std::ssize(targets), w_VD.size(1)}, Types::kFloatOrBf16);
+  check_same_type(x_ND, "x", w_VD, "w");
+  for (size_t i = 0; i < targets.size(); ++i) {
+    VAX_CHECK(targets[i] >= 0 && targets[i] < w_VD.size(0), "target ", targets[i], " of row ", i,
+              " is outside the vocabulary of ", w_VD.size(0));
+  }
+  if (dx_ND.defined()) {
+    check_tensor(dx_ND, "dx", x_ND.sizes(), Types::kFloatOrBf16);
+    check_same_type(dx_ND, "dx", x_ND, "x");
+  }
+  if (dw_VD.defined()) check_tensor(dw_VD, "dw", w_VD.sizes(), Types::kFloat);
+}
+
+}  // namespace
+
+double head_loss(const at::Tensor& x_ND, const at::Tensor& w_VD, std::span<const int64_t> targets,
+                 double loss_scale, at::Tensor& dx_ND, at::Tensor& dw_VD, int64_t chunk_rows) {
+  check_inputs(x_ND, w_VD, targets, dx_ND, dw_VD);
+  const int64_t num_rows = x_ND.size(0), vocabulary = w_VD.size(0);
+  if (num_rows == 0) return 0;
+  if (chunk_rows <= 0) chunk_rows = default_chunk_rows(w_VD, dw_VD.defined());
+  chunk_rows = std::min(chunk_rows, num_rows);
+
+  std::vector<double> losses(targets.size());
+  const at::Tensor z_buffer = at::empty({chunk_rows, vocabulary}, x_ND.options());
+  for (int64_t begin = 0; begin < num_rows; begin += chunk_rows) {
+    const int64_t rows = std::min(chunk_rows, num_rows - begin);
+    const at::Tensor x = x_ND.narrow(0, begin, rows);
+    at::Tensor z = z_buffer.narrow(0, 0, rows);
+    at::mm_out(z, x, w_VD.t());
+    const CrossEntropyArgs args{.cols = vocabulary,
+                                .z = mutable_rows(z),
+                                .targets = targets.data() + begin,
+                                .scale = static_cast<float>(loss_scale),
+                                .with_gradient = dx_ND.defined() || dw_VD.defined()};
+    at::parallel_for(0, rows, 1, [&](int64_t first, int64_t last) {
+      kernels().cross_entropy(args, first, last, losses.data() + begin);
+    });
+    if (dx_ND.defined()) {
+      at::Tensor dx = dx_ND.narrow(0, begin, rows);
+      linear_backward_input(z, w_VD, dx, false);
+    }
+    if (dw_VD.defined()) linear_backward_weight(z, x, dw_VD);
+  }
+  double sum = 0;
+  for (const double loss : losses) sum += loss;
+  return sum;
+}
+
+}  // namespace vax::ops

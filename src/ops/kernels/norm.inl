@@ -1,0 +1,87 @@
+// RMSNorm and the sums over rows and columns.
+
+namespace vax::ops::VAX_KERNEL_TARGET {
+
+inline void normalise_row(const RmsNormArgs& args, int64_t row, float rstd) {
+  const float* x = row_of<float>(args.x, row);
+  with_row(args.w, 0, [&](const auto* w) {
+    with_row(args.y, row, [&](auto* y) {
+      for_vectors(0, args.cols, [&](int64_t i, auto part) {
+        store(y + i, load(x + i, part) * rstd * load(w + i, part), part);
+      });
+    });
+  });
+}
+
+void rms_norm_forward(const RmsNormArgs& args, int64_t begin, int64_t end) {
+  for (int64_t row = begin; row < end; ++row) {
+    const float* x = row_of<float>(args.x, row);
+    const float squares = sum_terms(args.cols, [&](int64_t i, auto part) {
+      const VecF v = load(x + i, part);
+      return v * v;
+    });
+    const float mean = squares / static_cast<float>(args.cols);
+    args.rstd[row] = 1.0f / __builtin_sqrtf(mean + args.eps);
+    normalise_row(args, row, args.rstd[row]);
+  }
+}
+
+void rms_norm_apply(const RmsNormArgs& args, int64_t begin, int64_t end) {
+  for (int64_t row = begin; row < end; ++row) normalise_row(args, row, args.rstd[row]);
+}
+
+template <typename DY, typename W>
+inline void rms_norm_backward_row(const RmsNormBackwardArgs& args, const DY* dy, const W* w,
+                                  int64_t row, float* dw) {
+  const float* x = row_of<float>(args.x, row);
+  float* dx = row_of<float>(args.dx, row);
+  const float rstd = args.rstd[row];
+  const float dot = sum_terms(args.cols, [&](int64_t i, auto part) {
+    return load(dy + i, part) * load(w + i, part) * load(x + i, part);
+  });
+  const float x_factor = rstd * rstd * rstd * dot / static_cast<float>(args.cols);
+  for_vectors(0, args.cols, [&](int64_t i, auto part) {
+    const VecF x_i = load(x + i, part);
+    const VecF scaled = load(dy + i, part) * rstd;
+    store(dx + i, load(dx + i, part) + (scaled * load(w + i, part) - x_i * x_factor), part);
+    if (dw != nullptr) store(dw + i, load(dw + i, part) + scaled * x_i, part);
+  });
+}
+
+void rms_norm_backward(const RmsNormBackwardArgs& args, int64_t begin, int64_t end, float* dw) {
+  for (int64_t row = begin; row < end; ++row) {
+    with_row(args.dy, row, [&](const auto* dy) {
+      with_row(args.w, 0, [&](const auto* w) { rms_norm_backward_row(args, dy, w, row, dw); });
+    });
+  }
+}
+
+void column_sums(ConstRows dy, int64_t rows, int64_t begin, int64_t end, float* db) {
+  constexpr int64_t kRowsPerPartial = 64;  // bounds the rounding error of one running sum
+  with_row(dy, 0, [&](const auto* first) {
+    for_vectors(begin, end, [&](int64_t c, auto part) {
+      VecF total = {};
+      for (int64_t row = 0; row < rows; row += kRowsPerPartial) {
+        const int64_t stop = row + kRowsPerPartial < rows ? row + kRowsPerPartial : rows;
+        VecF partial = {};
+        for (int64_t r = row; r < stop; ++r) partial += load(first + r * dy.stride + c, part);
+        total += partial;
+      }
+      store(db + c, load(db + c, part) + total, part);
+    });
+  });
+}
+
+void row_dots(ConstRows a, ConstRows b, int64_t rows, int64_t cols, float* out) {
+  for (int64_t row = 0; row < rows; ++row) {
+    with_row(a, row, [&](const auto* a_row) {
+      with_row(b, row, [&](const auto* b_row) {
+        out[row] = sum_terms(cols, [&](int64_t i, auto part) {
+          return load(a_row + i, part) * load(b_row + i, part);
+        });
+      });
+    });
+  }
+}
+
+}  // namespace vax::ops::VAX_KERNEL_TARGET

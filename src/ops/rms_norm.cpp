@@ -1,0 +1,81 @@
+// CPU path: one pass of the vector kernels per row; dw through the fixed blocks of row_blocks(), so
+// that it has the same bits for any number of threads.
+#include "ops/rms_norm.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include "base/error.h"
+#include "ops/scratch.h"
+#include "ops/tensor_rows.h"
+
+namespace vax::ops {
+namespace {
+
+RmsNormArgs checked_args(const at::Tensor& x_TD, const at::Tensor& w_D, const at::Tensor& rstd_T,
+                         const at::Tensor& y_TD) {
+  VAX_CHECK(x_TD.dim() == 2, "x has shape ", x_TD.sizes(), ", expected [T, D]");
+  check_tensor(x_TD, "x", x_TD.sizes(), Types::kFloat);
+  check_tensor(w_D, "w", {x_TD.size(1)}, Types::kFloatOrBf16);
+  check_tensor(y_TD, "y", x_TD.sizes(), Types::kFloatOrBf16);
+  check_tensor(rstd_T, "rstd", {x_TD.size(0)}, Types::kFloat);
+  return {.cols = x_TD.size(1),
+          .x = const_rows(x_TD),
+          .w = const_rows(w_D),
+          .eps = 0,
+          .rstd = rstd_T.mutable_data_ptr<float>(),
+          .y = mutable_rows(y_TD)};
+}
+
+}  // namespace
+
+void rms_norm_forward(const at::Tensor& x_TD, const at::Tensor& w_D, double eps, at::Tensor& y_TD,
+                      at::Tensor& rstd_T) {
+  RmsNormArgs args = checked_args(x_TD, w_D, rstd_T, y_TD);
+  args.eps = static_cast<float>(eps);
+  at::parallel_for(0, x_TD.size(0), grain_rows(args.cols), [&](int64_t begin, int64_t end) {
+    kernels().rms_norm_forward(args, begin, end);
+  });
+}
+
+void rms_norm_apply(const at::Tensor& x_TD, const at::Tensor& w_D, const at::Tensor& rstd_T,
+                    at::Tensor& y_TD) {
+  const RmsNormArgs args = checked_args(x_TD, w_D, rstd_T, y_TD);
+  at::parallel_for(0, x_TD.size(0), grain_rows(args.cols),
+                   [&](int64_t begin, int64_t end) { kernels().rms_norm_apply(args, begin, end); });
+}
+
+void rms_norm_backward(const at::Tensor& dy_TD, const at::Tensor& x_TD, const at::Tensor& w_D,
+                       const at::Tensor& rstd_T, at::Tensor& dx_TD, at::Tensor& dw_D) {
+  VAX_CHECK(x_TD.dim() == 2, "x has shape ", x_TD.sizes(), ", expected [T, D]");
+  const int64_t num_rows = x_TD.size(0), cols = x_TD.size(1);
+  check_tensor(dy_TD, "dy", x_TD.sizes(), Types::kFloatOrBf16);
+  check_tensor(x_TD, "x", x_TD.sizes(), Types::kFloat);
+  check_tensor(w_D, "w", {cols}, Types::kFloatOrBf16);
+  check_tensor(rstd_T, "rstd", {num_rows}, Types::kFloat);
+  check_tensor(dx_TD, "dx", x_TD.sizes(), Types::kFloat);
+  const RmsNormBackwardArgs args{.cols = cols,
+                                 .dy = const_rows(dy_TD),
+                                 .x = const_rows(x_TD),
+                                 .w = const_rows(w_D),
+                                 .rstd = rstd_T.const_data_ptr<float>(),
+                                 .dx = mutable_rows(dx_TD)};
+  if (!dw_D.defined()) {
+    at::parallel_for(0, num_rows, grain_rows(cols), [&](int64_t begin, int64_t end) {
+      kernels().rms_norm_backward(args, begin, end, nullptr);
+    });
+    return;
+  }
+  check_tensor(dw_D, "dw", {cols}, Types::kFloat);
+  const RowBlocks blocks = row_blocks(num_rows, cols);
+  FloatScratch partials(static_cast<size_t>(blocks.count * cols));
+  at::parallel_for(0, blocks.count, 1, [&](int64_t first, int64_t last) {
+    for (int64_t block = first; block < last; ++block) {
+      kernels().rms_norm_backward(args, blocks.begin(block), blocks.end(block),
+                                  partials.data() + block * cols);
+    }
+  });
+  add_partials(partials.data(), blocks.count, cols, dw_D.mutable_data_ptr<float>());
+}
+
+}  // namespace vax::ops

@@ -1,0 +1,35 @@
+// Scratch memory that starts on a cache line. BLAS libraries choose their summation order by the
+// alignment of their operands, so a scratch that lies elsewhere from run to run would change bits.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <new>
+#include <vector>
+
+namespace vax::ops {
+
+template <typename T>
+struct CacheLineAllocator {
+  using value_type = T;
+  static constexpr std::align_val_t kAlignment{64};
+
+  CacheLineAllocator() = default;
+  template <typename Other>
+  CacheLineAllocator(const CacheLineAllocator<Other>&) noexcept {}
+
+  T* allocate(size_t count) {
+    return static_cast<T*>(::operator new(count * sizeof(T), kAlignment));
+  }
+  void deallocate(T* data, size_t) noexcept { ::operator delete(data, kAlignment); }
+  bool operator==(const CacheLineAllocator&) const = default;
+};
+
+using FloatScratch = std::vector<float, CacheLineAllocator<float>>;
+
+// `count` zeros.
+inline FloatScratch float_scratch(int64_t count) {
+  return FloatScratch(static_cast<size_t>(count));
+}
+
+}  // namespace vax::ops

@@ -1,0 +1,48 @@
+// What the operators share at their entry: checks of shape, type and device, and the plain view of
+// a tensor's rows that the kernels take. CPU tensors only: the check says so.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+#include "ops/kernels/table.h"
+
+namespace vax::ops {
+
+enum class Types { kFloat, kFloatOrBf16 };
+
+// THROWS std::logic_error, naming the tensor, unless it is defined, on the CPU, of one of the
+// types, of exactly these sizes and with a contiguous last dimension.
+void check_tensor(const at::Tensor& tensor, const char* name, at::IntArrayRef sizes, Types types);
+
+// THROWS std::logic_error unless both have one type.
+void check_same_type(const at::Tensor& a, const char* a_name, const at::Tensor& b,
+                     const char* b_name);
+
+// Rows along the first dimension; a vector is one row. REQUIRES check_tensor.
+ConstRows const_rows(const at::Tensor& tensor);
+Rows mutable_rows(const at::Tensor& tensor);
+
+// The same matrix from a later row and column on.
+ConstRows from(ConstRows rows, int64_t row, int64_t col = 0);
+Rows from(Rows rows, int64_t row, int64_t col = 0);
+
+// Rows that one thread should have at least: about 16 K elements.
+constexpr int64_t grain_rows(int64_t cols) { return 1 + 16384 / (cols + 1); }
+
+// A partition of rows into blocks that depends on shapes only, never on the threads: sums
+// over rows are made block by block and joined in order, so that they have the same bits
+// everywhere.
+struct RowBlocks {
+  int64_t rows, rows_per_block, count;
+  int64_t begin(int64_t block) const { return block * rows_per_block; }
+  int64_t end(int64_t block) const { return begin(block + 1) < rows ? begin(block + 1) : rows; }
+};
+// partial_size: floats of one block's partial sums; all of them together stay near 64 MiB.
+RowBlocks row_blocks(int64_t rows, int64_t partial_size);
+
+// Adds partials[0..count) of `elements` floats each, in order, to sum.
+void add_partials(const float* partials, int64_t count, int64_t elements, float* sum);
+
+}  // namespace vax::ops

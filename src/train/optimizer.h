@@ -1,0 +1,48 @@
+// AdamW on this rank's shards: weights (fp32 masters), gradients and moments all have the shape of
+// the shard, so state is spread like the weights. Norm weights and biases are not decayed.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "base/options.h"
+#include "dist/sharded_units.h"
+#include "train/sharded_weights.h"
+
+namespace vax::train {
+
+class ShardedAdamW {
+ public:
+  // Borrows plane and gradients. REQUIRES fp32 shards.
+  ShardedAdamW(Plane& trainable, dist::ShardedGradients& gradients, const TrainOptions& options);
+
+  // L2 norm of the whole gradient. COLLECTIVE over the shard group.
+  double gradient_norm();
+  // One update with the gradients scaled by `grad_scale`; weights gathered before are stale after
+  // it (the plane is refreshed). COLLECTIVE over the shard group.
+  void update(double lr, double grad_scale);
+
+  int64_t num_updates() const { return num_updates_; }
+  int64_t num_bytes() const;
+
+ private:
+  // A stretch of a shard with one decay rule: [begin, end) in elements of the shard.
+  struct Stretch {
+    int64_t begin, end;
+    bool decay;
+  };
+  struct UnitState {
+    at::Tensor exp_avg, exp_avg_sq;
+    std::vector<Stretch> stretches;
+  };
+
+  Plane& plane_;
+  dist::ShardedGradients& gradients_;
+  TrainOptions options_;
+  std::vector<UnitState> states_;
+  int64_t num_updates_ = 0;
+};
+
+}  // namespace vax::train

@@ -1,0 +1,121 @@
+#include "train/saver.h"
+
+#include <ATen/ATen.h>
+
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <vector>
+
+#include "base/error.h"
+#include "base/narrow.h"
+#include "io/huggingface_writer.h"
+#include "io/json_file.h"
+#include "io/peft_adapter.h"
+
+namespace vax::train {
+namespace {
+
+// Gathers the units of a plane one after another; at most one is held.
+class UnitReader {
+ public:
+  explicit UnitReader(Plane& plane) : plane_(plane) { plane_.begin_step({}, std::nullopt); }
+  UnitReader(const UnitReader&) = delete;
+  UnitReader& operator=(const UnitReader&) = delete;
+
+  const at::Tensor& read(int unit) {
+    if (unit == unit_) return flat_;
+    close();
+    unit_ = unit;
+    flat_ = plane_.units().acquire(plane_.index_of(unit));
+    return flat_;
+  }
+  void close() {
+    if (unit_ >= 0) plane_.units().release(plane_.index_of(unit_));
+    unit_ = -1;
+  }
+  // What ranks that write nothing do while the writer reads.
+  void read_all() {
+    for (int unit = 0; unit < plane_.num_layout_units(); ++unit)
+      if (plane_.index_of(unit) >= 0) read(unit);
+    close();
+  }
+
+ private:
+  Plane& plane_;
+  int unit_ = -1;
+  at::Tensor flat_;
+};
+
+// config.json of the source, with the type of the weights that stand beside it now.
+std::string config_json_for(const std::filesystem::path& source_directory, bool bf16) {
+  nlohmann::json config = io::read_json(source_directory / "config.json");
+  for (const char* key : {"torch_dtype", "dtype"})
+    if (config.contains(key)) config[key] = bf16 ? "bfloat16" : "float32";
+  return config.dump(2) + "\n";
+}
+
+template <typename Function>
+void for_each_member(const FlatLayout& layout, const Function& function) {
+  for (size_t unit = 0; unit < layout.size(); ++unit)
+    for (const FlatGroup& group : layout[unit].groups)
+      for (const FlatMember& member : group.members) function(narrow<int>(unit), member);
+}
+
+}  // namespace
+
+void save_adapter(ModelState& state, const std::filesystem::path& directory,
+                  const std::string& base_model, double dropout, bool is_writer) {
+  Plane& plane = state.trainable();
+  UnitReader reader(plane);
+  std::vector<at::Tensor> values;
+  std::vector<io::AdapterTensor> tensors;
+  for_each_member(plane.layout(), [&](int unit, const FlatMember& member) {
+    const at::Tensor& flat = reader.read(unit);
+    if (!is_writer) return;
+    values.push_back(flat.narrow(0, member.offset, member.count).to(at::kFloat, false, true));
+    tensors.push_back({.name = member.name,
+                       .shape = member.shape,
+                       .data = {values.back().const_data_ptr<float>(),
+                                static_cast<size_t>(member.count)}});
+  });
+  reader.close();
+  if (!is_writer) return;
+  const model::LoraSpec& lora = state.llama().lora();
+  io::write_adapter(directory,
+                    {.r = lora.r,
+                     .alpha = lora.alpha,
+                     .dropout = dropout,
+                     .targets = model::target_names(lora),
+                     .base_model = base_model},
+                    tensors);
+}
+
+void save_model(ModelState& state, const std::filesystem::path& directory,
+                const std::filesystem::path& source_directory, bool is_writer) {
+  Plane& plane = state.trainable();
+  UnitReader reader(plane);
+  if (!is_writer) {
+    reader.read_all();
+    return;
+  }
+  const bool bf16 = state.llama().compute_dtype() == at::kBFloat16;
+  std::vector<io::TensorToWrite> tensors;
+  for_each_member(plane.layout(), [&](int unit, const FlatMember& member) {
+    tensors.push_back({.name = member.name,
+                       .dtype = bf16 ? io::DType::kBF16 : io::DType::kF32,
+                       .shape = member.shape,
+                       .source = [&reader, unit, member](const io::ByteSink& sink) {
+                         const at::Tensor part =
+                             reader.read(unit).narrow(0, member.offset, member.count);
+                         sink({static_cast<const std::byte*>(part.const_data_ptr()),
+                               part.nbytes()});
+                       }});
+  });
+  io::write_huggingface_directory(
+      directory, {.config_json = config_json_for(source_directory, bf16),
+                  .tensors = tensors,
+                  .tokenizer_dir = source_directory});
+  reader.close();
+}
+
+}  // namespace vax::train

@@ -1,0 +1,100 @@
+#include "train/sharded_weights.h"
+
+#include "base/error.h"
+
+namespace vax::train {
+namespace {
+
+std::vector<int64_t> unit_counts(const FlatLayout& layout) {
+  std::vector<int64_t> counts;
+  for (const FlatUnit& unit : layout)
+    if (unit.count > 0) counts.push_back(unit.count);
+  return counts;
+}
+
+}  // namespace
+
+Plane::Plane(const FlatLayout& layout, dist::Collectives& group,
+             const dist::ShardedUnitsOptions& options)
+    : layout_(layout), group_(group) {
+  int next = 0;
+  for (const FlatUnit& unit : layout_) index_.push_back(unit.count > 0 ? next++ : -1);
+  units_ = std::make_unique<dist::ShardedUnits>(group, unit_counts(layout_), options);
+}
+
+void Plane::begin_step(const std::vector<int>& unit_uses, std::optional<dist::Nesting> nesting) {
+  std::vector<int> own;
+  for (const int unit : unit_uses)
+    if (index_of(unit) >= 0) own.push_back(index_of(unit));
+  std::optional<dist::Nesting> own_nesting;
+  if (nesting && index_of(nesting->outer) >= 0 && index_of(nesting->inner) >= 0)
+    own_nesting = {.outer = index_of(nesting->outer), .inner = index_of(nesting->inner)};
+  units_->begin_step(dist::unit_events(own, own_nesting));
+}
+
+void view_groups(const FlatUnit& unit, const at::Tensor& flat, model::UnitTensors& tensors) {
+  for (const FlatGroup& group : unit.groups)
+    tensors[static_cast<size_t>(group.role)] =
+        flat.narrow(0, group.offset, group.count).view(group.shape);
+}
+
+ShardedWeights::ShardedWeights(Plane& frozen, Plane& trainable,
+                               std::optional<dist::Nesting> nesting)
+    : frozen_(frozen),
+      trainable_(trainable),
+      nesting_(nesting),
+      cached_(static_cast<size_t>(frozen.num_layout_units())) {
+  VAX_CHECK(frozen.num_layout_units() == trainable.num_layout_units());
+}
+
+void ShardedWeights::begin_step(const std::vector<int>& unit_uses) {
+  frozen_.begin_step(unit_uses, nesting_);
+  trainable_.begin_step(unit_uses, nesting_);
+}
+
+void ShardedWeights::acquire_plane(Plane& plane, int unit, const void*& data,
+                                   model::UnitTensors& tensors) {
+  const int index = plane.index_of(unit);
+  if (index < 0) return;
+  const at::Tensor flat = plane.units().acquire(index);
+  if (flat.const_data_ptr() == data) return;
+  data = flat.const_data_ptr();
+  view_groups(plane.layout()[static_cast<size_t>(unit)], flat, tensors);
+}
+
+const model::UnitTensors& ShardedWeights::acquire(int unit) {
+  Cached& cached = cached_[static_cast<size_t>(unit)];
+  acquire_plane(frozen_, unit, cached.frozen_data, cached.tensors);
+  acquire_plane(trainable_, unit, cached.trainable_data, cached.tensors);
+  return cached.tensors;
+}
+
+void ShardedWeights::release(int unit) {
+  for (Plane* plane : {&frozen_, &trainable_})
+    if (const int index = plane->index_of(unit); index >= 0) plane->units().release(index);
+}
+
+ShardedGradientSink::ShardedGradientSink(const Plane& trainable,
+                                         dist::ShardedGradients& gradients)
+    : plane_(trainable),
+      gradients_(gradients),
+      tensors_(trainable.layout().size()),
+      data_(trainable.layout().size()) {}
+
+model::UnitTensors& ShardedGradientSink::acquire(int unit) {
+  const auto u = static_cast<size_t>(unit);
+  if (const int index = plane_.index_of(unit); index >= 0) {
+    const at::Tensor flat = gradients_.acquire(index);
+    if (flat.const_data_ptr() != data_[u]) {
+      data_[u] = flat.const_data_ptr();
+      view_groups(plane_.layout()[u], flat, tensors_[u]);
+    }
+  }
+  return tensors_[u];
+}
+
+void ShardedGradientSink::release(int unit) {
+  if (const int index = plane_.index_of(unit); index >= 0) gradients_.release(index);
+}
+
+}  // namespace vax::train

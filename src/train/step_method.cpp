@@ -1,0 +1,33 @@
+#include "train/step_method.h"
+
+#include "ops/dropout.h"
+
+namespace vax::train {
+
+model::PassOptions update_pass_options(const StepContext& context, const StepBatch& batch) {
+  return {.loss_scale = 1.0 / static_cast<double>(batch.label_tokens),
+          .dropout = context.dropout,
+          .seed = context.train.seed,
+          .dropout_stream = ops::dropout_stream(static_cast<uint64_t>(batch.step), 0),
+          .recompute = context.train.recompute != "none"};
+}
+
+StepOutcome SftMethod::run(const StepBatch& batch) {
+  const model::PassOptions options = update_pass_options(context_, batch);
+  double loss_sum = 0;
+  for (const PackedBatch& micro_batch : batch.micro_batches)
+    loss_sum += context_.llama.forward_backward(micro_batch, context_.weights,
+                                                &context_.gradients, options);
+  context_.world.all_reduce(&loss_sum, 1, dist::DataType::kFloat64, dist::ReduceOp::kSum).wait();
+  const double loss = loss_sum / static_cast<double>(batch.label_tokens);
+  return {.loss = loss, .clean_loss = loss};
+}
+
+std::vector<int> SftMethod::unit_uses(int64_t /*step*/, size_t num_micro_batches) const {
+  std::vector<int> uses;
+  const std::vector<int> once = context_.llama.unit_uses(true);
+  for (size_t i = 0; i < num_micro_batches; ++i) uses.insert(uses.end(), once.begin(), once.end());
+  return uses;
+}
+
+}  // namespace vax::train

@@ -1,0 +1,71 @@
+// What distinguishes training methods: how one global batch becomes gradients. The trainer does the
+// rest (data, clipping, optimizer, metrics).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/options.h"
+#include "base/packed_batch.h"
+#include "dist/collectives.h"
+#include "model/llama.h"
+#include "model/weights.h"
+
+namespace vax::train {
+
+// What a step method works with; everything is borrowed and outlives the method.
+struct StepContext {
+  const model::Llama& llama;
+  model::WeightSource& weights;
+  model::GradientSink& gradients;
+  dist::Collectives& world;
+  const TrainOptions& train;
+  double dropout = 0;  // of the adapter
+};
+
+// This rank's part of one global batch. Every rank has the same number of micro-batches; those
+// beyond its rows are empty.
+struct StepBatch {
+  int64_t step = 1;          // 1-based
+  std::span<const PackedBatch> micro_batches;
+  int64_t label_tokens = 0;  // N, over the whole global batch, > 0
+};
+
+// Sums over all ranks.
+struct StepOutcome {
+  double loss = 0;        // mean token cross entropy of the pass that made the gradients
+  double clean_loss = 0;  // of pass 1; equals loss for one pass
+  // Of a two-pass step: squared L2 norm per layer of the hidden-state gradients; their sum is the
+  // square of hidden_grad_norm. Empty for one pass.
+  std::vector<double> layer_squares;
+  double pass1_s = 0;
+};
+
+class StepMethod {
+ public:
+  virtual ~StepMethod() = default;
+  // Adds this rank's gradients of the mean loss over the global batch to the sink.
+  // COLLECTIVE over world.
+  virtual StepOutcome run(const StepBatch& batch) = 0;
+  // The units that run() will acquire for this step, in order.
+  virtual std::vector<int> unit_uses(int64_t step, size_t num_micro_batches) const = 0;
+};
+
+// One pass of cross entropy.
+class SftMethod : public StepMethod {
+ public:
+  explicit SftMethod(StepContext context) : context_(context) {}
+  StepOutcome run(const StepBatch& batch) override;
+  std::vector<int> unit_uses(int64_t step, size_t num_micro_batches) const override;
+
+ private:
+  StepContext context_;
+};
+
+// Options of the pass that makes the gradients of `step`; the same for every method, so that a
+// two-pass step with rho = 0 is a one-pass step bit for bit.
+model::PassOptions update_pass_options(const StepContext& context, const StepBatch& batch);
+
+}  // namespace vax::train

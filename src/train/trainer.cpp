@@ -1,0 +1,153 @@
+#include "train/trainer.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+#include "base/narrow.h"
+#include "base/stopwatch.h"
+#include "train/lr_schedule.h"
+
+namespace vax::train {
+namespace {
+
+std::vector<int64_t> trainable_counts(const FlatLayout& layout) {
+  std::vector<int64_t> counts;
+  for (const FlatUnit& unit : layout)
+    if (unit.count > 0) counts.push_back(unit.count);
+  return counts;
+}
+
+// Tokens and labels of the whole global batch, from the data that every rank holds.
+void count_tokens(const data::Dataset& dataset, std::span<const int64_t> rows,
+                  io::StepRecord& record) {
+  record.sequences = narrow<int64_t>(rows.size());
+  for (const int64_t row : rows) {
+    const data::Sample& sample = dataset.samples[static_cast<size_t>(row)];
+    record.tokens += sample.size();
+    record.label_tokens += sample.num_labels();
+  }
+}
+
+}  // namespace
+
+int64_t num_training_steps(const TrainOptions& options, int64_t steps_per_epoch) {
+  if (options.max_steps) return *options.max_steps;
+  VAX_CHECK(options.epochs.has_value());
+  return static_cast<int64_t>(std::ceil(*options.epochs * static_cast<double>(steps_per_epoch)));
+}
+
+Trainer::Trainer(const TrainerInputs& inputs)
+    : in_(inputs),
+      sampler_({.num_rows = in_.dataset.size(),
+                .global_batch = in_.options.train.global_batch,
+                .seed = in_.options.train.seed,
+                .shuffle = in_.options.data.shuffle}),
+      num_steps_(num_training_steps(in_.options.train, sampler_.steps_per_epoch())),
+      gradients_(*in_.mesh.reduce, trainable_counts(in_.state.trainable().layout()), at::kCPU),
+      sink_(in_.state.trainable(), gradients_),
+      optimizer_(in_.state.trainable(), gradients_, in_.options.train),
+      method_(in_.make_method({.llama = in_.state.llama(),
+                               .weights = in_.state.weights(),
+                               .gradients = sink_,
+                               .world = *in_.mesh.world,
+                               .train = in_.options.train,
+                               .dropout = in_.dropout})) {}
+
+void Trainer::observe_drift(int64_t step) {
+  if (!in_.measure_drift) return;
+  in_.state.weights().begin_step({});
+  const std::optional<io::DriftRecord> record = in_.measure_drift(step, step == num_steps_);
+  if (record && in_.outputs != nullptr) in_.outputs->drift(*record);
+}
+
+void Trainer::run() {
+  observe_drift(0);
+  for (int64_t step = 1; step <= num_steps_; ++step) {
+    try {
+      const io::StepRecord record = run_step(step);
+      if (in_.outputs != nullptr) in_.outputs->step(record, num_steps_);
+    } catch (const DivergenceError& e) {
+      if (in_.outputs != nullptr) in_.outputs->end(e.what(), step - 1);
+      throw;
+    }
+    observe_drift(step);
+  }
+  in_.state.weights().begin_step({});
+}
+
+io::StepRecord Trainer::run_step(int64_t step) {
+  const Stopwatch watch;
+  const double blocked_before_s = in_.mesh.blocked_s();
+  const dist::Collectives& world = *in_.mesh.world;
+  const std::vector<int64_t> rows = sampler_.rows_of_step(step).rows;
+  io::StepRecord record{.step = step};
+  count_tokens(in_.dataset, rows, record);
+  if (record.label_tokens == 0)
+    throw DataError(cat("step ", step, ": no row of the global batch has a label left (prompts fill "
+                        "data.max_length = ", in_.options.data.max_length, ")"));
+  const std::vector<PackedBatch> micro_batches = data::pack_share(
+      in_.dataset, rows, world.rank(), world.size(), in_.options.train.micro_batch);
+
+  gradients_.zero();
+  in_.state.weights().begin_step(method_->unit_uses(step, micro_batches.size()));
+  const StepOutcome outcome = method_->run(
+      {.step = step, .micro_batches = micro_batches, .label_tokens = record.label_tokens});
+  const StepNorms norms = apply_gradients(step, outcome.loss);
+
+  record.epoch = static_cast<double>(step) / static_cast<double>(sampler_.steps_per_epoch());
+  record.loss = outcome.loss;
+  record.clean_loss = outcome.clean_loss;
+  record.lr = norms.lr;
+  record.grad_norm = norms.grad_norm;
+  if (!outcome.layer_squares.empty()) {
+    double sum = 0;
+    for (const double square : outcome.layer_squares) {
+      record.layer_grad_norm.push_back(std::sqrt(square));
+      sum += square;
+    }
+    record.hidden_grad_norm = std::sqrt(sum);
+    record.rho = in_.options.vaccine.rho;
+  }
+  record.pass1_s = outcome.pass1_s;
+  record.comm_s = in_.mesh.blocked_s() - blocked_before_s;
+  record.memory_bytes = peak_memory_bytes();
+  record.step_s = watch.elapsed_s();
+  return record;
+}
+
+void Trainer::reduce_over_replicas() {
+  dist::Collectives& replicas = *in_.mesh.replicas;
+  if (replicas.size() == 1) return;
+  for (int unit = 0; unit < in_.state.trainable().units().num_units(); ++unit) {
+    at::Tensor& shard = gradients_.shard(unit);
+    replicas
+        .all_reduce(shard.data_ptr(), shard.numel(), dist::DataType::kFloat32,
+                    dist::ReduceOp::kSum)
+        .wait();
+  }
+}
+
+void Trainer::check_finite(int64_t step, double loss, double grad_norm) const {
+  if (std::isfinite(loss) && std::isfinite(grad_norm)) return;
+  throw DivergenceError(cat("step ", step, ": loss ", loss, ", gradient norm ", grad_norm,
+                            ": not finite, stopped before the update; lower train.lr",
+                            in_.options.train.method == "vaccine" ? " or vaccine.rho" : ""));
+}
+
+Trainer::StepNorms Trainer::apply_gradients(int64_t step, double loss) {
+  gradients_.finish();
+  reduce_over_replicas();
+  const double norm = optimizer_.gradient_norm();
+  check_finite(step, loss, norm);
+  const double clip = in_.options.train.clip;
+  // As torch.nn.utils.clip_grad_norm_.
+  const double scale = clip > 0 ? std::min(1.0, clip / (norm + 1e-6)) : 1.0;
+  const double lr = learning_rate(in_.options.train, step - 1, num_steps_);
+  optimizer_.update(lr, scale);
+  return {.grad_norm = norm, .lr = lr};
+}
+
+}  // namespace vax::train

@@ -1,0 +1,76 @@
+// The training loop, the same for both stages and all methods: global batch, gradients by the step
+// method, clipping, sharded AdamW, metrics. Every rank runs it in step; what decides control flow
+// (losses, norms) is the same number on all ranks.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+
+#include "base/options.h"
+#include "data/dataset.h"
+#include "data/packing.h"
+#include "data/sampler.h"
+#include "io/run_records.h"
+#include "train/mesh.h"
+#include "train/model_state.h"
+#include "train/optimizer.h"
+#include "train/run_outputs.h"
+#include "train/step_method.h"
+
+namespace vax::train {
+
+// Training cannot go on: a loss or a gradient is not finite.
+class DivergenceError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+struct TrainerInputs {
+  const Options& options;
+  Mesh& mesh;
+  ModelState& state;
+  const data::Dataset& dataset;
+  double dropout = 0;  // of the adapter
+  // Makes the step method; called once.
+  std::function<std::unique_ptr<StepMethod>(const StepContext&)> make_method;
+  // Called after every step and before the first (step 0, to keep the reference); the record of
+  // rank 0 is written. COLLECTIVE. May be empty.
+  std::function<std::optional<io::DriftRecord>(int64_t step, bool is_last)> measure_drift;
+  RunOutputs* outputs = nullptr;  // rank 0 only
+};
+
+// max_steps, or epochs times the steps of an epoch, rounded up.
+int64_t num_training_steps(const TrainOptions& options, int64_t steps_per_epoch);
+
+class Trainer {
+ public:
+  explicit Trainer(const TrainerInputs& inputs);
+
+  // All steps. THROWS DivergenceError before an update with non-finite numbers, DataError for a
+  // global batch without labels. COLLECTIVE.
+  void run();
+  int64_t num_steps() const { return num_steps_; }
+
+ private:
+  struct StepNorms {
+    double grad_norm, lr;
+  };
+  io::StepRecord run_step(int64_t step);
+  StepNorms apply_gradients(int64_t step, double loss);
+  void reduce_over_replicas();
+  void check_finite(int64_t step, double loss, double grad_norm) const;
+  void observe_drift(int64_t step);
+
+  TrainerInputs in_;
+  data::Sampler sampler_;
+  int64_t num_steps_;
+  dist::ShardedGradients gradients_;
+  ShardedGradientSink sink_;
+  ShardedAdamW optimizer_;
+  std::unique_ptr<StepMethod> method_;
+};
+
+}  // namespace vax::train

@@ -1,0 +1,118 @@
+#include "vaccine/drift.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+#include "base/error.h"
+#include "base/narrow.h"
+
+namespace vax::vaccine {
+namespace {
+
+// Sums per layer that are additive over batches and ranks.
+enum Sum { kL2sq, kReferenceSq, kCosine, kHsicBoth, kHsicNew, kHsicReference, kNumSums };
+
+double to_double(const at::Tensor& scalar) { return scalar.item<double>(); }
+
+// tr(K H L H) for the Gram matrices of centred features, divided by (n - 1)^2.
+double hsic(const at::Tensor& gram_a, const at::Tensor& gram_b) {
+  const auto n = static_cast<double>(gram_a.size(0));
+  return to_double(at::dot(gram_a.flatten(), gram_b.flatten()).to(at::kDouble)) /
+         ((n - 1) * (n - 1));
+}
+
+at::Tensor centred_gram(const at::Tensor& e_TD) {
+  const at::Tensor centred = e_TD - e_TD.mean(0, true);
+  return at::mm(centred, centred.t());
+}
+
+// Returns this batch's l2sq.
+double add_layer_sums(const at::Tensor& e_TD, const at::Tensor& reference_TD, double* sums) {
+  const at::Tensor difference_T = (e_TD - reference_TD).square().sum(1);
+  const double l2sq = to_double(difference_T.sum(at::kDouble));
+  sums[kL2sq] += l2sq;
+  sums[kReferenceSq] += to_double(reference_TD.square().sum(1).sum(at::kDouble));
+  sums[kCosine] += to_double(at::cosine_similarity(e_TD, reference_TD, 1).sum(at::kDouble));
+  if (e_TD.size(0) < 2) return l2sq;
+  const at::Tensor gram = centred_gram(e_TD), reference_gram = centred_gram(reference_TD);
+  sums[kHsicBoth] += hsic(gram, reference_gram);
+  sums[kHsicNew] += hsic(gram, gram);
+  sums[kHsicReference] += hsic(reference_gram, reference_gram);
+  return l2sq;
+}
+
+}  // namespace
+
+DriftMeter::DriftMeter(std::vector<PackedBatch> batches, dist::Collectives& world)
+    : batches_(std::move(batches)), world_(world) {}
+
+size_t DriftMeter::num_rounds() const {
+  const auto size = static_cast<size_t>(world_.size());
+  return (batches_.size() + size - 1) / size;
+}
+
+const PackedBatch& DriftMeter::batch_of(size_t round) const {
+  const size_t index =
+      round * static_cast<size_t>(world_.size()) + static_cast<size_t>(world_.rank());
+  return index < batches_.size() ? batches_[index] : none_;
+}
+
+DriftMeter::LayerStates DriftMeter::hidden_states(const model::Llama& llama,
+                                                  model::WeightSource& weights,
+                                                  const PackedBatch& batch) {
+  LayerStates states(static_cast<size_t>(llama.num_layers()));
+  model::PassOptions options;
+  options.forward_boundary = [&](int layer, const at::Tensor& e_TD, at::Tensor&) {
+    states[static_cast<size_t>(layer)] = e_TD.to(at::kFloat, false, true);
+  };
+  llama.forward(batch, weights, options);
+  return states;
+}
+
+void DriftMeter::set_reference(const model::Llama& llama, model::WeightSource& weights) {
+  reference_.clear();
+  for (size_t round = 0; round < num_rounds(); ++round)
+    reference_.push_back(hidden_states(llama, weights, batch_of(round)));
+}
+
+io::DriftRecord DriftMeter::measure(const model::Llama& llama, model::WeightSource& weights,
+                                    int64_t step) {
+  VAX_CHECK(reference_.size() == num_rounds(), "drift is measured against a reference");
+  const auto num_layers = static_cast<size_t>(llama.num_layers());
+  const size_t num_batches = batches_.size();
+  // [layer][sum], then l2sq [layer][batch]; one reduction for all.
+  std::vector<double> sums(num_layers * (kNumSums + num_batches), 0.0);
+  double* const l2sq = sums.data() + num_layers * kNumSums;
+  for (size_t round = 0; round < num_rounds(); ++round) {
+    const PackedBatch& batch = batch_of(round);
+    const LayerStates states = hidden_states(llama, weights, batch);
+    if (batch.empty()) continue;
+    const size_t index = static_cast<size_t>(&batch - batches_.data());
+    for (size_t l = 0; l < num_layers; ++l)
+      l2sq[l * num_batches + index] =
+          add_layer_sums(states[l], reference_[round][l], sums.data() + l * kNumSums);
+  }
+  world_
+      .all_reduce(sums.data(), narrow<int64_t>(sums.size()), dist::DataType::kFloat64,
+                  dist::ReduceOp::kSum)
+      .wait();
+
+  io::DriftRecord record{.step = step};
+  int64_t num_tokens = 0;
+  for (const PackedBatch& batch : batches_) {
+    record.samples += batch.num_sequences();
+    record.tokens.push_back(batch.num_tokens());
+    num_tokens += batch.num_tokens();
+  }
+  for (size_t l = 0; l < num_layers; ++l) {
+    const double* const s = sums.data() + l * kNumSums;
+    record.l2sq.emplace_back(l2sq + l * num_batches, l2sq + (l + 1) * num_batches);
+    record.relative.push_back(std::sqrt(s[kL2sq] / s[kReferenceSq]));
+    record.cosine.push_back(s[kCosine] / static_cast<double>(num_tokens));
+    record.cka.push_back(s[kHsicBoth] / std::sqrt(s[kHsicNew] * s[kHsicReference]));
+  }
+  return record;
+}
+
+}  // namespace vax::vaccine

@@ -1,0 +1,59 @@
+// The perturbation of one Vaccine step (arXiv 2402.01109, equation 5 and algorithm 1):
+//   eps_l = rho * G_l / (sqrt(S) + 1e-7),   S = sum over layers of ||G_l||_F^2
+// Pass 1 hands in G_l by micro-batch and layer; after normalise() pass 2 adds eps. Two forms:
+//   token    one vector per token position: G_l is kept, T x D per micro-batch and layer
+//   shared   one vector per layer: G_l summed over the tokens of the scope
+// The perturbation is a constant of pass 2: nothing is differentiated through it.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "base/options.h"
+#include "dist/collectives.h"
+
+namespace vax::vaccine {
+
+// Over which micro-batches and ranks S (and a shared direction) is summed.
+enum class NormScope { kGlobal, kRank, kMicro };
+enum class Direction { kToken, kShared };
+
+NormScope norm_scope_of(const VaccineOptions& options);
+Direction direction_of(const VaccineOptions& options);
+
+class Perturbation {
+ public:
+  // `layers`: perturbed layers, 0-based; empty = all.
+  Perturbation(const VaccineOptions& options, int num_layers);
+
+  // Forgets everything. `num_micro_batches` share one S.
+  void begin(size_t num_micro_batches);
+  // G_l [T, D] fp32 of a micro-batch; copied.
+  void record(size_t micro_batch, int layer, const at::Tensor& grad_TD);
+  // Ends pass 1: sums over the ranks of `world` where the scope is global, and fixes the scale.
+  // COLLECTIVE over world for the global scope.
+  void normalise(dist::Collectives& world);
+  // h += eps_l. h [T, D] fp32, the micro-batch of record().
+  void add_to(size_t micro_batch, int layer, at::Tensor& h_TD) const;
+
+  // Squared norm per layer of what S sums: with the global scope over all ranks, else this rank's.
+  const std::vector<double>& layer_squares() const { return layer_squares_; }
+  double scale() const { return scale_; }  // rho / (sqrt(S) + 1e-7)
+
+ private:
+  bool perturbs(int layer) const { return perturbed_[static_cast<size_t>(layer)]; }
+  void reduce_shared(dist::Collectives& world);
+
+  double rho_;
+  NormScope scope_;
+  Direction direction_;
+  std::vector<bool> perturbed_;
+  std::vector<std::vector<at::Tensor>> token_grads_;  // [micro-batch][layer] T x D
+  std::vector<at::Tensor> shared_grads_;              // [layer] D
+  std::vector<double> layer_squares_;
+  double scale_ = 0;
+};
+
+}  // namespace vax::vaccine

@@ -1,0 +1,52 @@
+// Not a test itself: a program whose rank 0 fails while the others wait for it, as main() and a
+// careless main() would do it. Its tests (CMakeLists.txt) check that all ranks end, and how.
+//   failing_rank caught    the error is caught inside the life of the Environment: exit code 3
+//   failing_rank unwound   the exception passes the Environment's destructor: exit code 1
+//   failing_rank pending   as unwound, with a collective under way that the others have joined
+//   failing_rank launch    only starts and ends: 0, or 3 when launcher and MPI disagree
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "dist/communicator.h"
+#include "dist/environment.h"
+
+namespace {
+
+constexpr int kCommErrorExit = 3;
+
+void fail_on_rank_0(bool with_pending_work) {
+  const std::unique_ptr<vax::dist::Collectives> group =
+      vax::dist::Communicator::world().make_collectives();
+  int32_t one = 1;
+  vax::dist::Work work =
+      group->all_reduce(&one, 1, vax::dist::DataType::kInt32, vax::dist::ReduceOp::kSum);
+  if (!with_pending_work) work.wait();
+  if (group->rank() == 0) throw std::runtime_error("rank 0 fails");
+  work.wait();
+  group->barrier();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string mode = argc > 1 ? argv[1] : "";
+  try {
+    const vax::dist::Environment environment(&argc, &argv);
+    if (mode == "launch") return 0;
+    try {
+      fail_on_rank_0(mode == "pending");
+    } catch (const std::exception& error) {
+      if (mode != "caught") throw;
+      vax::log::error(error.what());
+      vax::dist::Environment::abort(kCommErrorExit);
+    }
+  } catch (const vax::CommError& error) {
+    vax::log::error(error.what());
+    return kCommErrorExit;
+  }
+}

@@ -1,0 +1,172 @@
+// Runs the engine's forward and backward on given token ids and writes what it computed to a
+// safetensors file, for comparison with PyTorch (model_parity.py, adapter_parity.py):
+//   model_dump MODEL_DIRECTORY SEQUENCES.json OUTPUT.safetensors [ADAPTER_DIRECTORY]
+// SEQUENCES.json: [{"ids": [...], "label_begin": n}, ...]; tokens from label_begin on are labels.
+// Without an adapter the base is trained, with one its LoRA factors are. fp32, no dropout, loss =
+// the mean over the label tokens. Written: logits [T, V] of all tokens, loss_sum [1], e.L and
+// boundary_grad.L [T, D], grad.NAME for every trained parameter.
+#include <ATen/ATen.h>
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "base/error.h"
+#include "base/narrow.h"
+#include "io/json_file.h"
+#include "io/peft_adapter.h"
+#include "io/safetensors_writer.h"
+#include "io/weights.h"
+#include "model/llama.h"
+#include "support/memory_weights.h"
+
+namespace {
+
+using vax::cat;
+using vax::model::Llama;
+using vax::testing::MemoryGradients;
+using vax::testing::MemoryWeights;
+
+struct Arguments {
+  std::filesystem::path base, sequences, output;
+  std::optional<std::filesystem::path> adapter{};
+};
+
+vax::PackedBatch read_batch(const std::filesystem::path& path) {
+  vax::PackedBatch batch;
+  batch.offsets = {0};
+  for (const nlohmann::json& row : vax::io::read_json(path)) {
+    const auto ids = row.at("ids").get<std::vector<int64_t>>();
+    const auto label_begin = row.at("label_begin").get<size_t>();
+    const int64_t start = batch.num_tokens();
+    for (size_t i = 0; i < ids.size(); ++i) {
+      batch.ids.push_back(ids[i]);
+      batch.positions.push_back(vax::narrow<int32_t>(i));
+      batch.rows.push_back(vax::narrow<int32_t>(batch.offsets.size() - 1));
+      if (i == 0 || i < label_begin) continue;
+      batch.label_positions.push_back(start + vax::narrow<int64_t>(i) - 1);
+      batch.targets.push_back(ids[i]);
+    }
+    batch.offsets.push_back(vax::narrow<int32_t>(batch.num_tokens()));
+  }
+  return batch;
+}
+
+Llama make_model(const std::filesystem::path& base,
+                 const std::optional<vax::io::PeftAdapter>& adapter) {
+  vax::model::LoraSpec lora;
+  if (adapter)
+    lora = vax::model::make_lora_spec(adapter->config().r, adapter->config().alpha,
+                                      adapter->config().targets);
+  return Llama(vax::model::read_llama_config(base / "config.json"), lora, !adapter, at::kFloat);
+}
+
+// The shape in the file must be that of the parameter: the test would else compare other elements.
+void check_shape(const at::Tensor& parameter, const vax::io::TensorInfo& info) {
+  if (parameter.sizes() != at::IntArrayRef(info.shape))
+    throw vax::DataError(cat(info.file, ": ", info.name, ": expected shape ", parameter.sizes(),
+                             ", found ", vax::io::shape_text(info.shape)));
+}
+
+void load_weights(MemoryWeights& weights, const std::filesystem::path& base,
+                  const std::optional<vax::io::PeftAdapter>& adapter) {
+  constexpr auto kFp32 = vax::io::TargetType::kFloat32;
+  std::map<std::string, const vax::io::TensorInfo*> factors;
+  if (adapter)
+    for (const vax::io::AdapterModule& module : adapter->modules()) {
+      factors[vax::io::lora_a_name(module.name)] = module.a;
+      factors[vax::io::lora_b_name(module.name)] = module.b;
+    }
+  const auto directory = vax::io::WeightDirectory::open(base);
+  for (const std::string& name : weights.names()) {
+    const at::Tensor parameter = weights.parameter(name);
+    const auto factor = factors.find(name);
+    const bool of_adapter = factor != factors.end();
+    const vax::io::TensorInfo& info = of_adapter ? *factor->second : directory.at(name);
+    check_shape(parameter, info);
+    if (of_adapter)
+      adapter->read_elements(info, 0, parameter.numel(), parameter.data_ptr(), kFp32);
+    else
+      directory.read_elements(info, 0, parameter.numel(), parameter.data_ptr(), kFp32);
+  }
+}
+
+class Dump {
+ public:
+  void add(std::string name, const at::Tensor& tensor) {
+    kept_.push_back(tensor.to(at::kFloat).contiguous().clone());
+    tensors_.push_back(vax::io::tensor_in_memory(std::move(name), vax::io::DType::kF32,
+                                                 kept_.back().sizes().vec(),
+                                                 kept_.back().data_ptr()));
+  }
+  void write(const std::filesystem::path& path) const {
+    vax::io::write_safetensors(path, tensors_);
+  }
+
+ private:
+  std::vector<at::Tensor> kept_;
+  std::vector<vax::io::TensorToWrite> tensors_;
+};
+
+// Logits of every token: the residual stream as Llama::forward runs it, without its loss.
+at::Tensor all_logits(const Llama& llama, const vax::PackedBatch& batch,
+                      vax::model::WeightSource& weights) {
+  at::Tensor x_TD = llama.embed(batch, weights);
+  for (int layer = 0; layer < llama.num_layers(); ++layer) {
+    const vax::model::HeldWeights held(weights, layer + 1);
+    const vax::model::BlockContext context = llama.make_context(batch, layer, {});
+    vax::model::AttentionSaved attention;
+    x_TD = x_TD + vax::model::attention_forward(context, held.all(), x_TD, attention);
+    vax::model::MlpSaved mlp;
+    x_TD = x_TD + vax::model::mlp_forward(context, held.all(), x_TD, mlp);
+  }
+  return llama.logits(x_TD, weights);
+}
+
+void dump(const Arguments& arguments) {
+  std::optional<vax::io::PeftAdapter> adapter;
+  if (arguments.adapter) adapter = vax::io::PeftAdapter::open(*arguments.adapter);
+  const Llama llama = make_model(arguments.base, adapter);
+  const vax::PackedBatch batch = read_batch(arguments.sequences);
+
+  MemoryWeights weights(llama, 0, 0);
+  load_weights(weights, arguments.base, adapter);
+  MemoryGradients gradients(llama);
+
+  Dump result;
+  vax::model::PassOptions options;
+  options.loss_scale = 1 / static_cast<double>(batch.num_labels());
+  options.forward_boundary = [&](int layer, const at::Tensor& e_TD, at::Tensor&) {
+    result.add(cat("e.", layer), e_TD);
+  };
+  options.backward_boundary = [&](int layer, const at::Tensor& grad_TD) {
+    result.add(cat("boundary_grad.", layer), grad_TD);
+  };
+  const double loss_sum = llama.forward_backward(batch, weights, &gradients, options);
+  result.add("loss_sum", at::full({1}, loss_sum, at::kFloat));
+  result.add("logits", all_logits(llama, batch, weights));
+  for (const std::string& name : gradients.names())
+    result.add("grad." + name, gradients.gradient(name));
+  result.write(arguments.output);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 4 && argc != 5) {
+    std::fputs(
+        "usage: model_dump MODEL_DIRECTORY SEQUENCES.json OUTPUT.safetensors "
+        "[ADAPTER_DIRECTORY]\n",
+        stderr);
+    return 2;
+  }
+  try {
+    Arguments arguments{.base = argv[1], .sequences = argv[2], .output = argv[3]};
+    if (argc == 5) arguments.adapter = argv[4];
+    dump(arguments);
+    return 0;
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "model_dump: %s\n", e.what());
+    return 1;
+  }
+}

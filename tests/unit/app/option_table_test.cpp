@@ -1,0 +1,269 @@
+// The option table: it covers the structs of base/options.h exactly, and every row refuses what it
+// should. A row without a case here fails the test, so a new option brings its limits along.
+#include "app/option_table.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <regex>
+#include <set>
+
+#include "app_test_support.h"
+
+namespace vax::app {
+namespace {
+
+using Strings = std::vector<std::string>;
+
+// "section.member" for the members of every struct XOptions, as written in base/options.h.
+std::set<std::string> members_in_header() {
+  std::ifstream header(VAX_SOURCE_DIR "/src/base/options.h");
+  const std::regex opening("struct (\\w+)Options \\{");
+  const std::regex member("  [\\w:<>]+ (\\w+)( = [^;]+)?;.*");
+  std::set<std::string> names;
+  std::string section;
+  std::smatch match;
+  for (std::string line; std::getline(header, line);) {
+    if (std::regex_match(line, match, opening)) {
+      section = match[1];
+      section[0] = static_cast<char>(std::tolower(section[0]));
+    } else if (line == "};") {
+      section.clear();
+    } else if (!section.empty() && std::regex_match(line, match, member)) {
+      names.insert(section + "." + match[1].str());
+    }
+  }
+  return names;
+}
+
+TEST(OptionTable, HasOneRowForEachMemberOfTheStructs) {
+  std::set<std::string> rows;
+  for (const OptionRow& row : option_rows()) {
+    // `template` is a keyword, so its member has another name.
+    const std::string member = row.name() == "data.template" ? "data.template_name" : row.name();
+    EXPECT_TRUE(rows.insert(member).second) << "two rows for " << row.name();
+  }
+  EXPECT_EQ(rows, members_in_header());
+}
+
+TEST(OptionTable, EachRowSetsAMemberOfItsOwn) {
+  // Two rows bound to one member would show up as one row changing another row's text.
+  for (const OptionRow& row : option_rows()) {
+    Options options;
+    const Strings candidates = {"3", "2", "0.25", "true", "false", "text"};
+    const std::string before = row.text(options);
+    for (const std::string& candidate : row.rule.choices.empty() ? candidates : row.rule.choices) {
+      if (candidate != before && row.assign(options, candidate)) break;
+    }
+    EXPECT_NE(row.text(options), before) << row.name();
+    for (const OptionRow& other : option_rows()) {
+      if (&other == &row) continue;
+      EXPECT_EQ(other.text(options), other.text(Options{})) << row.name() << " " << other.name();
+    }
+  }
+}
+
+TEST(OptionTable, RowsOfASectionAreConsecutive) {
+  std::set<std::string> closed;
+  std::string current;
+  for (const OptionRow& row : option_rows()) {
+    if (row.section != current) {
+      EXPECT_TRUE(closed.insert(row.section).second) << row.section;
+    }
+    current = row.section;
+  }
+}
+
+TEST(OptionTable, DefaultsAreLegal) {
+  for (const OptionRow& row : option_rows()) {
+    Options options;
+    EXPECT_TRUE(row.assign(options, row.text(options))) << row.name();
+    EXPECT_NE(row.used_by, 0U) << row.name();
+  }
+}
+
+TEST(OptionTable, FindsRowsByName) {
+  ASSERT_NE(find_option("train.lr"), nullptr);
+  EXPECT_EQ(find_option("train.lr")->key, "lr");
+  EXPECT_EQ(find_option("lr"), nullptr);
+  EXPECT_EQ(find_option("train"), nullptr);
+}
+
+TEST(OptionTable, ChoicesAreAcceptedAndListedInTheMessage) {
+  for (const OptionRow& row : option_rows()) {
+    if (row.rule.choices.empty()) continue;
+    Options options;
+    for (const std::string& choice : row.rule.choices) {
+      EXPECT_TRUE(row.assign(options, choice)) << row.name() << " " << choice;
+      EXPECT_EQ(row.text(options), choice);
+      EXPECT_NE(row.expected().find(choice), std::string::npos) << row.expected();
+    }
+    // Whole words in their own case only.
+    const std::string capital = "X" + row.rule.choices[0];
+    EXPECT_EQ(row.assign(options, capital), !row.rule.other.empty()) << row.name();
+  }
+}
+
+TEST(OptionTable, BooleansAreTrueOrFalseOnly) {
+  for (const OptionRow& row : option_rows()) {
+    if (row.kind != ValueKind::kBoolean) continue;
+    Options options;
+    for (const char* text : {"true", "false"}) EXPECT_TRUE(row.assign(options, text)) << text;
+    for (const char* text : {"1", "0", "yes", "on", "True", "FALSE", ""}) {
+      EXPECT_FALSE(row.assign(options, text)) << row.name() << " " << text;
+    }
+  }
+}
+
+struct Limits {
+  Strings legal;
+  Strings illegal;
+};
+
+const Limits kCount = {{"1", "2", "1000000"}, {"0", "-1"}};
+const Limits kCountOrNone = {{"", "1", "7"}, {"0", "-1"}};
+const Limits kFromZero = {{"0", "1", "50"}, {"-1"}};
+const Limits kNumberFromZero = {{"0", "0.5", "1e3"}, {"-0.5", "-1e-9"}};
+const Limits kPositive = {{"1e-8", "0.5", "100"}, {"0", "-1"}};
+const Limits kHalfOpenShare = {{"0", "0.999"}, {"1", "-0.1", "1.5"}};
+const Limits kShare = {{"0", "0.1", "1"}, {"-0.1", "1.01"}};
+const Limits kSeed = {{"0", "18446744073709551615"}, {"-1", "18446744073709551616", "1.5"}};
+
+// The limits at both ends of every number.
+const std::map<std::string, Limits> kLimits = {
+    {"adapter.r", kCount},
+    {"adapter.alpha", kPositive},
+    {"adapter.dropout", kHalfOpenShare},
+    {"data.max_length", {{"2", "200"}, {"1", "0", "-1"}}},
+    {"data.samples", kCountOrNone},
+    {"data.skip", kFromZero},
+    {"data.harmful_ratio", kShare},
+    {"train.global_batch", kCount},
+    {"train.micro_batch", kCountOrNone},
+    {"train.epochs", {{"", "0.5", "50"}, {"0", "-1"}}},
+    {"train.max_steps", {{"", "0", "100"}, {"-1"}}},
+    {"train.lr", kNumberFromZero},
+    {"train.weight_decay", kNumberFromZero},
+    {"train.beta1", kHalfOpenShare},
+    {"train.beta2", kHalfOpenShare},
+    {"train.eps", kPositive},
+    {"train.warmup_ratio", kShare},
+    {"train.clip", kNumberFromZero},
+    {"train.seed", kSeed},
+    {"vaccine.rho", kNumberFromZero},
+    {"vaccine.interval", kCount},
+    {"vaccine.layers", {{"", "0", "0,1,31"}, {"-1", "1,1", "0,x"}}},
+    {"shard.group_size", kCountOrNone},
+    {"shard.residency_gib", kNumberFromZero},
+    {"shard.prefetch", kFromZero},
+    {"drift.samples", kCount},
+    {"drift.batch", kCount},
+    {"drift.interval", kFromZero},
+    {"eval.max_new_tokens", kCount},
+    {"eval.samples", kCountOrNone},
+    {"eval.batch", kCount},
+    {"output.log_interval", kCount},
+    {"runtime.threads", kCountOrNone},
+    {"runtime.timeout_s", kPositive},
+    {"init.vocab_size", kFromZero},
+    {"init.hidden_size", kCount},
+    {"init.intermediate_size", kCount},
+    {"init.num_hidden_layers", kCount},
+    {"init.num_attention_heads", kCount},
+    {"init.num_key_value_heads", kCountOrNone},
+    {"init.head_dim", {{"", "2", "128"}, {"0", "1", "3", "-2"}}},
+    {"init.max_position_embeddings", kCount},
+    {"init.rms_norm_eps", kPositive},
+    {"init.rope_theta", kPositive},
+    {"init.initializer_range", kNumberFromZero},
+    {"init.seed", kSeed},
+};
+
+bool is_number(const OptionRow& row) {
+  return row.kind != ValueKind::kText && row.kind != ValueKind::kBoolean;
+}
+
+TEST(OptionTable, EveryNumberObeysItsLimits) {
+  for (const OptionRow& row : option_rows()) {
+    if (!is_number(row)) continue;
+    const auto limits = kLimits.find(row.name());
+    ASSERT_NE(limits, kLimits.end()) << "no limits for " << row.name() << " in this test";
+    Options options;
+    for (const std::string& text : limits->second.legal) {
+      EXPECT_TRUE(row.assign(options, text)) << row.name() << " " << text;
+    }
+    const std::string before = row.text(options);
+    for (const std::string& text : limits->second.illegal) {
+      EXPECT_FALSE(row.assign(options, text)) << row.name() << " " << text;
+    }
+    EXPECT_EQ(row.text(options), before) << "a refused value changed " << row.name();
+  }
+}
+
+TEST(OptionTable, NumbersAreWholeTexts) {
+  for (const OptionRow& row : option_rows()) {
+    if (!is_number(row)) continue;
+    Options options;
+    for (const char* text : {"x", "1x", "1 2x", "0x10", "nan", "inf", "1e999", "--1", "+1"}) {
+      EXPECT_FALSE(row.assign(options, text)) << row.name() << " " << text;
+    }
+    if (row.kind != ValueKind::kNumber) {
+      for (const char* text : {"1.0", "1e3", "99999999999999999999"}) {
+        EXPECT_FALSE(row.assign(options, text)) << row.name() << " " << text;
+      }
+    }
+  }
+}
+
+TEST(OptionTable, OnlyWhatHasNoDefaultMayBeEmpty) {
+  for (const OptionRow& row : option_rows()) {
+    Options options;
+    EXPECT_EQ(row.assign(options, ""), row.text(Options{}).empty()) << row.name();
+  }
+}
+
+TEST(OptionTable, MessagesSayTheRange) {
+  const auto expected = [](const char* name) { return find_option(name)->expected(); };
+  EXPECT_EQ(expected("data.harmful_ratio"), "a finite number in [0, 1]");
+  EXPECT_EQ(expected("adapter.dropout"), "a finite number in [0, 1)");
+  EXPECT_EQ(expected("train.eps"), "a finite number above 0");
+  EXPECT_EQ(expected("adapter.r"), "an integer of at least 1");
+  EXPECT_EQ(expected("init.head_dim"), "an even integer of at least 2");
+  EXPECT_EQ(expected("train.seed"), "an integer from 0 to 2^64 - 1");
+  EXPECT_EQ(expected("data.template"), "one of alpaca, llama2-chat, vicuna, plain or FILE");
+  EXPECT_EQ(expected("vaccine.layers"),
+            "a list (commas or spaces between) whose items are each an integer of at least 0, none "
+            "twice");
+}
+
+TEST(OptionTable, ATemplateMayBeAFile) {
+  Options options;
+  EXPECT_TRUE(find_option("data.template")->assign(options, "my/template.txt"));
+  EXPECT_EQ(options.data.template_name, "my/template.txt");
+}
+
+TEST(OptionTable, TargetsAreNamesOfProjectionsEachOnce) {
+  const OptionRow& row = *find_option("adapter.targets");
+  Options options;
+  EXPECT_TRUE(row.assign(options, "q_proj, v_proj"));
+  EXPECT_EQ(options.adapter.targets, (Strings{"q_proj", "v_proj"}));
+  EXPECT_FALSE(row.assign(options, "q_proj,query"));
+  EXPECT_FALSE(row.assign(options, "q_proj,q_proj"));
+  EXPECT_EQ(options.adapter.targets, (Strings{"q_proj", "v_proj"}));
+}
+
+TEST(OptionTable, SectionsGoToTheSubcommandsThatUseThem) {
+  const auto used = [](const char* name) { return find_option(name)->used_by; };
+  EXPECT_EQ(used("train.lr"), kTraining);
+  EXPECT_EQ(used("vaccine.rho"), kTraining);
+  EXPECT_EQ(used("data.harmful_ratio"), kFinetune);
+  EXPECT_EQ(used("init.hidden_size"), kInit);
+  EXPECT_EQ(used("eval.task"), kEval);
+  EXPECT_EQ(used("drift.interval"), kTraining);
+  EXPECT_EQ(used("drift.samples"), kTraining | kDrift);
+  EXPECT_EQ(used("model.path"), kTraining | kEval | kDrift | kGenerate | kTokenize);
+}
+
+}  // namespace
+}  // namespace vax::app

@@ -1,0 +1,206 @@
+// Paths and rank counts against real directories.
+#include "app/validate.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <map>
+
+#include "app_test_support.h"
+
+namespace vax::app {
+namespace {
+
+class CheckPaths : public ::testing::Test {
+ protected:
+  CheckPaths() {
+    dir_.write("model/config.json", "{}");
+    dir_.write("model/tokenizer.model", "");
+    dir_.write("adapter/adapter_config.json", "{}");
+    dir_.write("rows.jsonl", "");
+    options_.subcommand = "align";
+    options_.model.path = dir_ / "model";
+    options_.data.path = dir_ / "rows.jsonl";
+    options_.output.dir = dir_ / "new/output";
+  }
+
+  std::string error() {
+    return message_of([&] { check_paths(options_); });
+  }
+
+  TemporaryDirectory dir_;
+  Options options_;
+};
+
+TEST_F(CheckPaths, AcceptsWhatIsThereAndMakesNothing) {
+  options_.adapter.merge = {dir_ / "adapter", dir_ / "adapter"};
+  options_.adapter.init = dir_ / "adapter";
+  EXPECT_NO_THROW(check_paths(options_));
+  EXPECT_FALSE(std::filesystem::exists(dir_ / "new"));
+}
+
+TEST_F(CheckPaths, NamesAMissingModel) {
+  options_.model.path = dir_ / "none";
+  EXPECT_EQ(error(), "model.path = " + (dir_ / "none") +
+                         ": expected a readable directory, found nothing there");
+  options_.model.path = dir_ / "rows.jsonl";
+  EXPECT_EQ(error(), "model.path = " + (dir_ / "rows.jsonl") +
+                         ": expected a readable directory, found not a directory");
+}
+
+TEST_F(CheckPaths, LooksIntoTheModelDirectory) {
+  std::filesystem::remove(dir_ / "model/tokenizer.model");
+  EXPECT_EQ(error(), "model.path = " + (dir_ / "model") +
+                         ": expected a directory with tokenizer.model, found one without");
+  std::filesystem::remove(dir_ / "model/config.json");
+  EXPECT_NE(error().find("a directory with config.json"), std::string::npos);
+}
+
+TEST_F(CheckPaths, TokenizeNeedsNoWeights) {
+  std::filesystem::remove(dir_ / "model/config.json");
+  options_.subcommand = "tokenize";
+  EXPECT_NO_THROW(check_paths(options_));
+}
+
+TEST_F(CheckPaths, NamesAdaptersThatAreNone) {
+  options_.adapter.merge = {dir_ / "adapter", dir_ / "model"};
+  EXPECT_EQ(error(), "adapter.merge = " + (dir_ / "model") +
+                         ": expected a directory with adapter_config.json, found one without");
+  options_.adapter.merge.clear();
+  options_.adapter.init = dir_ / "none";
+  EXPECT_NE(error().find("adapter.init = "), std::string::npos);
+}
+
+TEST_F(CheckPaths, NamesEveryMissingFile) {
+  const std::string missing = dir_ / "missing.jsonl";
+  const std::map<std::string, std::string*> files = {
+      {"data.path", &options_.data.path},
+      {"data.harmful_path", &options_.data.harmful_path},
+      {"drift.path", &options_.drift.path},
+      {"eval.harmful_path", &options_.eval.harmful_path},
+      {"eval.task_path", &options_.eval.task_path},
+      {"eval.alignment_path", &options_.eval.alignment_path},
+      {"eval.benign_path", &options_.eval.benign_path},
+      {"eval.judge_path", &options_.eval.judge_path},
+  };
+  for (const auto& [name, member] : files) {
+    const std::string before = *member;
+    *member = missing;
+    EXPECT_EQ(error(), name + " = " + missing + ": expected a readable file, found nothing there");
+    *member = dir_.path();
+    EXPECT_EQ(error(),
+              name + " = " + dir_.path() + ": expected a readable file, found a directory");
+    *member = before;
+  }
+}
+
+TEST_F(CheckPaths, ATemplateIsANameOrAFile) {
+  for (const char* name : {"alpaca", "llama2-chat", "vicuna", "plain"}) {
+    options_.data.template_name = name;
+    EXPECT_NO_THROW(check_paths(options_)) << name;
+  }
+  options_.data.template_name = dir_ / "rows.jsonl";
+  EXPECT_NO_THROW(check_paths(options_));
+  options_.data.template_name = "alpaka";
+  EXPECT_EQ(error(),
+            "data.template = alpaka: expected alpaca, llama2-chat, vicuna, plain or a "
+            "readable file, found nothing there");
+}
+
+TEST_F(CheckPaths, TheOutputMayExistOrBeMade) {
+  options_.output.dir = dir_.path();
+  EXPECT_NO_THROW(check_paths(options_));
+  options_.output.dir = "relative/output";
+  EXPECT_NO_THROW(check_paths(options_));
+  options_.output.dir = dir_ / "rows.jsonl/output";
+  EXPECT_EQ(error(), "output.dir = " + options_.output.dir +
+                         ": expected a directory that can be made or written, found " +
+                         (dir_ / "rows.jsonl") + ", which is not a directory");
+}
+
+// Root may read and write everything: as root, the checks run as another user.
+class WithoutPrivileges {
+ public:
+  WithoutPrivileges() {
+    if (was_root_ && ::seteuid(kNobody) != 0) throw std::runtime_error("seteuid");
+  }
+  WithoutPrivileges(const WithoutPrivileges&) = delete;
+  WithoutPrivileges& operator=(const WithoutPrivileges&) = delete;
+  ~WithoutPrivileges() {
+    if (was_root_) {
+      EXPECT_EQ(::seteuid(0), 0);
+    }
+  }
+
+ private:
+  static constexpr uid_t kNobody = 65534;
+  bool was_root_ = ::geteuid() == 0;
+};
+
+TEST_F(CheckPaths, PermissionsCount) {
+  namespace fs = std::filesystem;
+  constexpr auto kReadOnly = fs::perms{0555};
+  fs::permissions(dir_.path(), kReadOnly);
+  fs::permissions(dir_ / "rows.jsonl", fs::perms::none);
+  std::string unwritable;
+  std::string unreadable;
+  std::string hidden;
+  {
+    const WithoutPrivileges user;
+    unwritable = error();
+    options_.output.dir.clear();
+    unreadable = error();
+  }
+  fs::permissions(dir_.path(), fs::perms::none);
+  {
+    const WithoutPrivileges user;
+    options_.output.dir = dir_ / "new/output";
+    hidden = error();
+  }
+  fs::permissions(dir_.path(), fs::perms::owner_all);
+  EXPECT_EQ(unwritable, "output.dir = " + (dir_ / "new/output") +
+                            ": expected a directory that can be made or written, found no "
+                            "permission to write in " +
+                            dir_.path());
+  EXPECT_EQ(unreadable, "data.path = " + (dir_ / "rows.jsonl") +
+                            ": expected a readable file, found no permission to read it");
+  EXPECT_NE(hidden.find("found Permission denied at " + dir_.path()), std::string::npos) << hidden;
+}
+
+TEST_F(CheckPaths, DriftChecksTheReference) {
+  options_.subcommand = "drift";
+  options_.drift.reference_path = dir_ / "model";
+  options_.drift.reference_merge = {dir_ / "adapter"};
+  EXPECT_NO_THROW(check_paths(options_));
+  options_.drift.reference_merge = {dir_ / "none"};
+  EXPECT_NE(error().find("drift.reference_merge = "), std::string::npos);
+  options_.drift.reference_path = dir_ / "none";
+  EXPECT_NE(error().find("drift.reference_path = "), std::string::npos);
+}
+
+TEST_F(CheckPaths, InitTakesATokenizerOrADirectoryWithOne) {
+  options_.subcommand = "init";
+  options_.model.path.clear();
+  options_.init.tokenizer_path = dir_ / "model/tokenizer.model";
+  EXPECT_NO_THROW(check_paths(options_));
+  options_.init.tokenizer_path = dir_ / "model";
+  EXPECT_NO_THROW(check_paths(options_));
+  options_.init.tokenizer_path = dir_ / "adapter";
+  EXPECT_NE(error().find("a directory with tokenizer.model"), std::string::npos);
+  options_.init.tokenizer_path = dir_ / "none";
+  EXPECT_NE(error().find("init.tokenizer_path = "), std::string::npos);
+}
+
+TEST(CheckWorldSize, GroupsDivideTheRanks) {
+  Options options;
+  EXPECT_NO_THROW(check_world_size(options, 7));
+  options.shard.group_size = 2;
+  EXPECT_NO_THROW(check_world_size(options, 2));
+  EXPECT_NO_THROW(check_world_size(options, 4));
+  EXPECT_EQ(message_of([&] { check_world_size(options, 3); }),
+            "shard.group_size: expected a divisor of the number of ranks (3), found 2");
+  EXPECT_THROW(check_world_size(options, 1), ConfigError);
+}
+
+}  // namespace
+}  // namespace vax::app

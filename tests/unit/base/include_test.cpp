@@ -1,0 +1,97 @@
+// The direction of dependencies between the folders of src/, read from the include lines, and the
+// confinement of foreign headers to the folders that own them.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <regex>
+#include <set>
+#include <string>
+
+namespace {
+
+namespace fs = std::filesystem;
+
+const fs::path kSource = VAX_SOURCE_DIR;
+
+// base <- {dist, ops <- model, data, io} <- train <- {vaccine, finetune, eval} <- app
+const std::map<std::string, std::set<std::string>> kAllowed = {
+    {"base", {"base"}},
+    {"dist", {"base", "dist"}},
+    {"ops", {"base", "ops"}},
+    {"model", {"base", "ops", "model"}},
+    {"data", {"base", "data"}},
+    {"io", {"base", "io"}},
+    {"train", {"base", "dist", "ops", "model", "data", "io", "train"}},
+    {"vaccine", {"base", "dist", "ops", "model", "data", "io", "train", "vaccine"}},
+    {"eval", {"base", "dist", "ops", "model", "data", "io", "train", "eval"}},
+    {"app", {"base", "dist", "ops", "model", "data", "io", "train", "vaccine", "eval", "app"}},
+};
+
+// Foreign headers by pattern, and the only places that may include them.
+const std::vector<std::pair<std::regex, std::regex>> kConfined = {
+    {std::regex("^mpi\\.h$"), std::regex("^dist/.*")},
+    {std::regex("^(nccl|cuda).*"), std::regex("^dist/nccl_.*|.*\\.cu$")},
+    {std::regex("^hdf5.*|^H5.*"), std::regex("^io/hdf5_.*")},
+    {std::regex("^boost/.*"), std::regex("^app/setting_sources\\.cpp$")},
+    {std::regex("^openssl/.*"), std::regex("^base/sha256\\.cpp$")},
+    {std::regex("^torch/(torch|all)\\.h$"), std::regex("^$")},
+};
+
+struct Include {
+  fs::path file;  // relative to src/
+  std::string header;
+  bool quoted;
+};
+
+std::vector<Include> includes_of_source_tree() {
+  static const std::regex line_pattern("^#include ([<\"])([^>\"]+)[>\"]");
+  std::vector<Include> found;
+  for (const auto& entry : fs::recursive_directory_iterator(kSource)) {
+    const std::string extension = entry.path().extension();
+    if (extension != ".h" && extension != ".cpp" && extension != ".cu" && extension != ".inl")
+      continue;
+    std::ifstream in(entry.path());
+    std::smatch match;
+    for (std::string line; std::getline(in, line);)
+      if (std::regex_search(line, match, line_pattern))
+        found.push_back({fs::relative(entry.path(), kSource), match[2], match[1] == "\""});
+  }
+  return found;
+}
+
+TEST(Includes, PointOnlyToTheLeft) {
+  int checked = 0;
+  for (const Include& include : includes_of_source_tree()) {
+    if (!include.quoted) continue;
+    const std::string from = include.file.begin()->string();
+    const std::string to = fs::path(include.header).begin()->string();
+    ASSERT_TRUE(kAllowed.contains(from)) << from << " is not in the list of folders";
+    EXPECT_TRUE(kAllowed.at(from).contains(to)) << include.file << " includes " << include.header;
+    EXPECT_TRUE(fs::exists(kSource / include.header))
+        << include.file << " includes " << include.header << ": write paths from src/";
+    ++checked;
+  }
+  EXPECT_GT(checked, 200);
+}
+
+TEST(Includes, ForeignHeadersStayInTheirPlace) {
+  for (const Include& include : includes_of_source_tree())
+    for (const auto& [header, place] : kConfined)
+      if (std::regex_search(include.header, header))
+        EXPECT_TRUE(std::regex_search(include.file.string(), place))
+            << include.file << " includes <" << include.header << ">";
+}
+
+TEST(Includes, EveryHeaderIsIncludedOnceOnly) {
+  for (const auto& entry : fs::recursive_directory_iterator(kSource)) {
+    if (entry.path().extension() != ".h") continue;
+    std::ifstream in(entry.path());
+    const std::string text{std::istreambuf_iterator<char>(in), {}};
+    EXPECT_NE(text.find("#pragma once"), std::string::npos) << entry.path();
+    EXPECT_EQ(text.rfind("//", 0), 0U) << entry.path() << " does not say what it is";
+  }
+}
+
+}  // namespace

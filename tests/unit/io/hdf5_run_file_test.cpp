@@ -1,0 +1,230 @@
+// run.h5 read back with the C library, HDF5 errors as exceptions, and what a crash leaves. The view
+// that Python has of the same file is in tests/parity/files_parity.py.
+#include <hdf5_hl.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmath>
+
+#include "io/hdf5_dataset.h"
+#include "io/run_file.h"
+#include "io/write_error.h"
+#include "io_test_support.h"
+#include "sample_records.h"
+
+namespace vax::io {
+namespace {
+
+using testing::sample_drift;
+using testing::sample_step;
+
+// Opened objects of one file, for reading.
+class Reader {
+ public:
+  explicit Reader(const std::filesystem::path& path)
+      : file_(VAX_HDF5(H5Fopen(path.c_str(), H5F_ACC_RDONLY, unlocked_access().get()),
+                       path.string())) {}
+
+  Hdf5Dataset dataset(const std::string& name) const {
+    return Hdf5Dataset(VAX_HDF5(H5Dopen2(file_.get(), name.c_str(), H5P_DEFAULT), name));
+  }
+  bool has(const std::string& name) const {
+    return H5Lexists(file_.get(), name.c_str(), H5P_DEFAULT) > 0;
+  }
+  std::vector<hsize_t> shape(const std::string& name) const {
+    const Hdf5Space space(VAX_HDF5(H5Dget_space(dataset(name).get()), name));
+    std::vector<hsize_t> dims(static_cast<size_t>(H5Sget_simple_extent_ndims(space.get())));
+    VAX_HDF5(H5Sget_simple_extent_dims(space.get(), dims.data(), nullptr), name);
+    return dims;
+  }
+  std::vector<double> numbers(const std::string& name) const {
+    size_t count = 1;
+    for (const hsize_t extent : shape(name)) count *= extent;
+    std::vector<double> values(count);
+    VAX_HDF5(H5Dread(dataset(name).get(), H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT,
+                     values.data()),
+             name);
+    return values;
+  }
+  // One field of the compound table.
+  std::vector<double> column(const std::string& field) const {
+    const Hdf5Type row(VAX_HDF5(H5Tcreate(H5T_COMPOUND, 8), field));
+    VAX_HDF5(H5Tinsert(row.get(), field.c_str(), 0, H5T_NATIVE_DOUBLE), field);
+    std::vector<double> values(shape("metrics/train").at(0));
+    VAX_HDF5(H5Dread(dataset("metrics/train").get(), row.get(), H5S_ALL, H5S_ALL, H5P_DEFAULT,
+                     values.data()),
+             field);
+    return values;
+  }
+
+ private:
+  Hdf5Lock lock_;
+  Hdf5File file_;
+};
+
+class RunFileTest : public ::testing::Test {
+ protected:
+  RunFile create() { return RunFile(path_, {"[train]\nlr = 0.001\n", "0.1.0"}); }
+
+  testing::ScratchDirectory scratch_;
+  std::filesystem::path path_ = scratch_ / "run.h5";
+};
+
+TEST_F(RunFileTest, TableHasOneRowPerStep) {
+  RunFile file = create();
+  for (int64_t step = 1; step <= 600; ++step) {  // several chunks
+    file.append(sample_step(step));
+    if (step % 250 == 0) file.flush();
+  }
+  file.close();
+  const Reader reader(path_);
+  EXPECT_EQ(reader.shape("metrics/train"), (std::vector<hsize_t>{600}));
+  const std::vector<double> step = reader.column("step");
+  const std::vector<double> loss = reader.column("loss");
+  const std::vector<double> hidden = reader.column("hidden_grad_norm");
+  for (size_t i = 0; i < 600; ++i) {
+    const StepRecord expected = sample_step(static_cast<int64_t>(i) + 1);
+    ASSERT_EQ(step[i], static_cast<double>(i + 1));
+    ASSERT_EQ(loss[i], expected.loss);
+    if (expected.hidden_grad_norm)
+      ASSERT_EQ(hidden[i], *expected.hidden_grad_norm);
+    else
+      ASSERT_TRUE(std::isnan(hidden[i]));
+  }
+}
+
+TEST_F(RunFileTest, PerturbationHasOnlyTwoPassSteps) {
+  RunFile file = create();
+  for (int64_t step = 1; step <= 5; ++step) file.append(sample_step(step));
+  file.close();
+  const Reader reader(path_);
+  EXPECT_EQ(reader.numbers("perturbation/step"), (std::vector<double>{1, 3, 5}));
+  EXPECT_EQ(reader.numbers("perturbation/grad_norm"),
+            (std::vector<double>{1, 2, 3, 3, 4, 5, 5, 6, 7}));
+  EXPECT_FALSE(reader.has("drift"));
+}
+
+TEST_F(RunFileTest, DriftArraysAndTheirScales) {
+  RunFile file = create();
+  file.append(sample_drift(2));
+  file.flush();
+  file.append(sample_drift(4));
+  file.close();
+  const Reader reader(path_);
+  EXPECT_EQ(reader.shape("drift/l2sq"), (std::vector<hsize_t>{2, 3, 2}));
+  EXPECT_EQ(reader.numbers("drift/l2sq"), (std::vector<double>{200, 201, 210, 211, 220, 221,  //
+                                                               400, 401, 410, 411, 420, 421}));
+  EXPECT_EQ(reader.numbers("drift/tokens"), (std::vector<double>{72, 82, 74, 84}));
+  EXPECT_EQ(reader.numbers("drift/samples"), (std::vector<double>{10, 10}));
+  EXPECT_EQ(reader.numbers("drift/step"), (std::vector<double>{2, 4}));
+  EXPECT_EQ(reader.numbers("drift/layer"), (std::vector<double>{0, 1, 2}));
+  const Hdf5Dataset l2sq = reader.dataset("drift/l2sq");
+  unsigned axis = 0;
+  for (const char* scale : {"drift/step", "drift/layer", "drift/batch"})
+    EXPECT_GT(H5DSis_attached(l2sq.get(), reader.dataset(scale).get(), axis++), 0) << scale;
+}
+
+TEST_F(RunFileTest, RecordsOfAnotherSizeAreRefused) {
+  RunFile file = create();
+  file.append(sample_step(1));
+  StepRecord step = sample_step(3);
+  step.layer_grad_norm.pop_back();
+  EXPECT_THROW(file.append(step), std::logic_error);
+  file.append(sample_drift(1));
+  DriftRecord drift = sample_drift(2);
+  drift.l2sq[1].pop_back();
+  EXPECT_THROW(file.append(drift), std::logic_error);
+  drift = sample_drift(2);
+  drift.tokens.push_back(1);
+  EXPECT_THROW(file.append(drift), std::logic_error);
+  drift = sample_drift(2);
+  drift.cka.clear();
+  EXPECT_THROW(file.append(drift), std::logic_error);
+  file.append(sample_drift(3));  // the refused ones left no trace
+  file.close();
+  EXPECT_EQ(Reader(path_).numbers("drift/step"), (std::vector<double>{1, 3}));
+}
+
+TEST_F(RunFileTest, KilledProcessLosesOnlyWhatWasNotFlushed) {
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    RunFile file = create();
+    file.append(sample_step(1));
+    file.append(sample_drift(1));
+    file.flush();
+    file.append(sample_step(2));
+    ::raise(SIGKILL);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFSIGNALED(status));
+  const Reader reader(path_);
+  EXPECT_EQ(reader.column("step"), (std::vector<double>{1}));
+  EXPECT_EQ(reader.numbers("drift/step"), (std::vector<double>{1}));
+}
+
+TEST_F(RunFileTest, CanBeReadWhileItIsOpen) {
+  RunFile file = create();
+  file.append(sample_step(1));
+  file.flush();
+  EXPECT_EQ(Reader(path_).column("step").size(), 1u);
+  file.append(sample_step(2));
+  file.close();
+  EXPECT_EQ(Reader(path_).column("step").size(), 2u);
+}
+
+TEST_F(RunFileTest, FullDiskIsAWriteErrorOnceAndTrainingCanGoOn) {
+  const std::string outcome = testing::run_with_file_limit(60'000, [&] {
+    RunFile file = create();
+    for (int64_t step = 1; step <= 5000; ++step) file.append(sample_step(step));
+    try {
+      file.flush();
+    } catch (const WriteError&) {
+      file.append(sample_step(5001));  // does nothing, throws nothing
+      file.flush();
+      throw;
+    }
+  });
+  EXPECT_TRUE(outcome.starts_with("WriteError: ")) << outcome;
+  EXPECT_NE(outcome.find("File too large"), std::string::npos) << outcome;
+}
+
+TEST(Hdf5Error, NamesTheObjectThePlaceAndTheLibrarysReason) {
+  const testing::ScratchDirectory scratch;
+  testing::write_text(scratch / "not.h5", "this is text");
+  testing::expect_data_error([&] { Reader(scratch / "not.h5"); },
+                             {"not.h5", "H5Fopen", "hdf5_run_file_test.cpp", "signature"});
+}
+
+TEST(Hdf5Error, UncreatableFileIsAnError) {
+  EXPECT_THROW(RunFile("no/such/dir/run.h5", {"", ""}), std::runtime_error);
+}
+
+TEST(Hdf5Handle, MovesAndCloses) {
+  const Hdf5Lock lock;
+  Hdf5Space first(H5Screate(H5S_SCALAR));
+  const hid_t id = first.get();
+  Hdf5Space second = std::move(first);
+  EXPECT_FALSE(first);
+  EXPECT_EQ(second.get(), id);
+  second.close("space");
+  EXPECT_FALSE(second);
+  EXPECT_EQ(H5Iis_valid(id), 0);
+}
+
+TEST(Hdf5Type, BF16ConvertsToFp32ByItsBits) {
+  const Hdf5Lock lock;
+  const Hdf5Type type = bf16_type();
+  EXPECT_EQ(H5Tget_size(type.get()), 2u);
+  // 1.0, -2.5, 2^127, the smallest subnormal, infinity
+  uint32_t buffer[5] = {};
+  const uint16_t bits[5] = {0x3f80, 0xc020, 0x7f00, 0x0001, 0x7f80};
+  std::copy(bits, bits + 5, reinterpret_cast<uint16_t*>(buffer));
+  VAX_HDF5(H5Tconvert(type.get(), H5T_NATIVE_FLOAT, 5, buffer, nullptr, H5P_DEFAULT), "bf16");
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(buffer[i], static_cast<uint32_t>(bits[i]) << 16) << i;
+}
+
+}  // namespace
+}  // namespace vax::io

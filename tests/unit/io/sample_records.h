@@ -1,0 +1,59 @@
+// Step and drift records whose every number differs, for the tests of both run files and for the
+// files that tests/parity/files_parity.py reads.
+#pragma once
+
+#include <cmath>
+
+#include "io/run_records.h"
+
+namespace vax::io::testing {
+
+inline constexpr int64_t kSampleLayers = 3;
+inline constexpr int64_t kSampleBatches = 2;
+
+// Odd steps have two passes, even ones one.
+inline StepRecord sample_step(int64_t step) {
+  const auto x = static_cast<double>(step);
+  StepRecord r;
+  r.step = step;
+  r.epoch = x / 7;
+  r.loss = 1 / x;
+  r.clean_loss = r.loss + 0.1;
+  r.lr = 1e-3 * x;
+  r.grad_norm = x + 0.25;
+  r.rho = 2;
+  r.sequences = 5;
+  r.tokens = 500 + step;
+  r.label_tokens = 400 + step;
+  r.step_s = 0.125;
+  r.pass1_s = 0.0625;
+  r.comm_s = 0.03125;
+  r.memory_bytes = (int64_t{1} << 40) + step;
+  if (step % 2 == 1) {
+    double sum = 0;
+    for (int64_t layer = 0; layer < kSampleLayers; ++layer) {
+      r.layer_grad_norm.push_back(x + static_cast<double>(layer));
+      sum += r.layer_grad_norm.back() * r.layer_grad_norm.back();
+    }
+    r.hidden_grad_norm = std::sqrt(sum);
+  }
+  return r;
+}
+
+// l2sq = 100 step + 10 layer + batch.
+inline DriftRecord sample_drift(int64_t step) {
+  DriftRecord r;
+  r.step = step;
+  r.samples = 10;
+  r.tokens = {70 + step, 80 + step};
+  for (int64_t layer = 0; layer < kSampleLayers; ++layer) {
+    const auto base = static_cast<double>(100 * step + 10 * layer);
+    r.l2sq.push_back({base, base + 1});
+    r.relative.push_back(base + 0.1);
+    r.cosine.push_back(base + 0.2);
+    r.cka.push_back(base + 0.3);
+  }
+  return r;
+}
+
+}  // namespace vax::io::testing

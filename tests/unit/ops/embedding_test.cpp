@@ -1,0 +1,56 @@
+// Embedding against autograd, repeated ids among the tokens.
+#include "ops/embedding.h"
+
+#include <stdexcept>
+#include <vector>
+
+#include "ops_test.h"
+
+namespace vax::ops::test {
+namespace {
+
+TEST(EmbeddingTest, MatchesAutograd) {
+  const std::vector<int64_t> ids = {3, 0, 3, 10, 3, 0};
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    const at::Tensor w = random({11, 19}, 1, type), dx = random({6, 19}, 2);
+    at::Tensor x = at::full({6, 19}, 7, at::kFloat);
+    embedding_forward(ids, w, x);
+    const at::Tensor w_ref = leaf(w);
+    const at::Tensor x_ref = at::embedding(w_ref, at::tensor(ids));
+    EXPECT_TRUE(same_bits(x, x_ref.detach().to(at::kFloat))) << "a lookup rounds nothing";
+    x_ref.backward(dx.to(at::kDouble));
+    at::Tensor dw = at::ones({11, 19});
+    embedding_backward(dx, ids, dw);
+    VAX_EXPECT_CLOSE(dw, w_ref.grad() + 1, kFloatTolerance);
+  }
+}
+
+TEST(EmbeddingTest, GradientIsTheSameOnAnyThreads) {
+  std::vector<int64_t> ids(400);
+  for (size_t t = 0; t < ids.size(); ++t) ids[t] = static_cast<int64_t>(t * t % 7);
+  const at::Tensor dx = random({400, 301}, 1);
+  expect_same_on_any_threads([&] {
+    at::Tensor dw = at::zeros({7, 301});
+    embedding_backward(dx, ids, dw);
+    return dw;
+  });
+}
+
+TEST(EmbeddingTest, TakesNoTokens) {
+  at::Tensor x = at::empty({0, 4}), dw = at::ones({3, 4});
+  embedding_forward({}, at::ones({3, 4}), x);
+  embedding_backward(x, {}, dw);
+  EXPECT_TRUE(same_bits(dw, at::ones({3, 4})));
+}
+
+TEST(EmbeddingTest, RefusesIdsOutsideTheVocabulary) {
+  at::Tensor x = at::empty({1, 4}), w = at::ones({3, 4});
+  for (const int64_t id : {int64_t{-1}, int64_t{3}}) {
+    const std::vector<int64_t> ids = {id};
+    EXPECT_THROW(embedding_forward(ids, w, x), std::logic_error);
+    EXPECT_THROW(embedding_backward(x, ids, w), std::logic_error);
+  }
+}
+
+}  // namespace
+}  // namespace vax::ops::test

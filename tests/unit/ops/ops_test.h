@@ -1,0 +1,73 @@
+// Shared by the operator tests: seeded inputs, the autograd oracle and the tolerances.
+//
+// The oracle is LibTorch's autograd in double on the same (already rounded) inputs, so a difference
+// is the operator's own error. It is measured relative to the largest element of the expected
+// tensor.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Parallel.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <functional>
+
+namespace vax::ops::test {
+
+// fp32: sums of at most a few hundred terms, each rounded by 6e-8, with room for cancellation.
+inline constexpr double kFloatTolerance = 1e-5;
+// bf16: one rounding of the result is at most 2^-9 = 2e-3 of it; operators that round an
+// intermediate as well (logits, an accumulated output) need up to three.
+inline constexpr double kBf16Tolerance = 6e-3;
+
+inline double tolerance(at::ScalarType type) {
+  return type == at::kFloat ? kFloatTolerance : kBf16Tolerance;
+}
+
+inline at::Tensor random(at::IntArrayRef sizes, uint64_t seed, at::ScalarType type = at::kFloat) {
+  return at::randn(sizes, at::detail::createCPUGenerator(seed), at::kFloat).to(type);
+}
+
+// A double copy that collects gradients.
+inline at::Tensor leaf(const at::Tensor& tensor) {
+  return tensor.to(at::kDouble).clone().requires_grad_(true);
+}
+
+inline double relative_error(const at::Tensor& actual, const at::Tensor& expected) {
+  EXPECT_EQ(actual.sizes(), expected.sizes());
+  if (expected.numel() == 0) return 0;
+  const at::Tensor wide = expected.detach().to(at::kDouble);
+  const double largest = wide.abs().max().item<double>();
+  const double difference = (actual.detach().to(at::kDouble) - wide).abs().max().item<double>();
+  return largest == 0 ? difference : difference / largest;
+}
+
+#define VAX_EXPECT_CLOSE(actual, expected, bound) \
+  EXPECT_LT(::vax::ops::test::relative_error(actual, expected), bound) << #actual
+
+inline bool same_bits(const at::Tensor& a, const at::Tensor& b) {
+  const at::Tensor x = a.contiguous(), y = b.contiguous();
+  return x.sizes() == y.sizes() && x.scalar_type() == y.scalar_type() &&
+         std::memcmp(x.const_data_ptr(), y.const_data_ptr(), x.nbytes()) == 0;
+}
+
+// Runs compute() on one and on three threads: the results must have the same bits.
+inline void expect_same_on_any_threads(const std::function<at::Tensor()>& compute) {
+  const int before = at::get_num_threads();
+  at::set_num_threads(1);
+  const at::Tensor one = compute();
+  at::set_num_threads(3);
+  const at::Tensor three = compute();
+  at::set_num_threads(before);
+  EXPECT_TRUE(same_bits(one, three)) << relative_error(three, one);
+}
+
+// A [rows, cols] column block of a wider matrix, with the values of `values`.
+inline at::Tensor strided_copy(const at::Tensor& values) {
+  at::Tensor wide = at::full({values.size(0), values.size(1) + 5}, 77, values.options());
+  wide.narrow(1, 2, values.size(1)).copy_(values);
+  return wide.narrow(1, 2, values.size(1));
+}
+
+}  // namespace vax::ops::test

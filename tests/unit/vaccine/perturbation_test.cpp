@@ -1,0 +1,149 @@
+// The perturbation by itself: its norm, its scopes, its two directions. Reference: METHOD's equation
+// eps_l = rho G_l / (sqrt(S) + 1e-7), evaluated here in fp64.
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "base/error.h"
+#include "dist/collectives.h"
+#include "vaccine/perturbation.h"
+
+namespace vax::vaccine {
+namespace {
+
+constexpr int kLayers = 3;
+constexpr int64_t kHidden = 7;
+
+at::Tensor random_gradient(int64_t num_tokens, double scale) {
+  return scale * at::randn({num_tokens, kHidden}, at::kFloat);
+}
+
+class PerturbationTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    at::manual_seed(1);
+    for (const int64_t num_tokens : {5, 1}) {
+      grads_.emplace_back();
+      // Layers of very different size: what is normalised is the norm over all of them.
+      for (int layer = 0; layer < kLayers; ++layer)
+        grads_.back().push_back(random_gradient(num_tokens, std::pow(10.0, layer - 5)));
+    }
+  }
+
+  Perturbation recorded(const VaccineOptions& options) {
+    Perturbation perturbation(options, kLayers);
+    perturbation.begin(grads_.size());
+    for (size_t m = 0; m < grads_.size(); ++m)
+      for (int layer = kLayers - 1; layer >= 0; --layer)
+        perturbation.record(m, layer, grads_[m][static_cast<size_t>(layer)]);
+    perturbation.normalise(*world_);
+    return perturbation;
+  }
+
+  at::Tensor epsilon(const Perturbation& perturbation, size_t m, int layer) {
+    at::Tensor h_TD = at::zeros_like(grads_[m][static_cast<size_t>(layer)]);
+    perturbation.add_to(m, layer, h_TD);
+    return h_TD.to(at::kDouble);
+  }
+
+  std::unique_ptr<dist::Collectives> world_ = dist::make_self_collectives();
+  std::vector<std::vector<at::Tensor>> grads_;  // [micro-batch][layer]
+};
+
+TEST_F(PerturbationTest, HasNormRhoOverAllLayersAndMicroBatches) {
+  const Perturbation perturbation = recorded({.rho = 3});
+  double sum = 0;
+  for (size_t m = 0; m < grads_.size(); ++m)
+    for (int layer = 0; layer < kLayers; ++layer)
+      sum += epsilon(perturbation, m, layer).square().sum().item<double>();
+  // 1e-7 beside sqrt(S) = 3e-2 shortens it by 4e-6; fp32 rounding adds 1e-7.
+  EXPECT_NEAR(std::sqrt(sum), 3, 3 * 1e-5);
+}
+
+TEST_F(PerturbationTest, PointsAlongTheGradient) {
+  const Perturbation perturbation = recorded({.rho = 3});
+  double sum = 0;
+  for (const auto& layers : grads_)
+    for (const at::Tensor& grad : layers)
+      sum += grad.to(at::kDouble).square().sum().item<double>();
+  const double scale = 3 / (std::sqrt(sum) + 1e-7);
+  for (size_t m = 0; m < grads_.size(); ++m)
+    for (int layer = 0; layer < kLayers; ++layer) {
+      const at::Tensor expected = scale * grads_[m][static_cast<size_t>(layer)].to(at::kDouble);
+      // A few roundings of fp32.
+      EXPECT_TRUE(at::allclose(epsilon(perturbation, m, layer), expected, 1e-6, 0));
+    }
+  EXPECT_NEAR(perturbation.scale(), scale, 1e-6 * scale);
+}
+
+TEST_F(PerturbationTest, RecordsACopy) {
+  Perturbation perturbation({.rho = 1}, kLayers);
+  perturbation.begin(1);
+  at::Tensor grad = at::ones({2, kHidden});
+  for (int layer = 0; layer < kLayers; ++layer) perturbation.record(0, layer, grad);
+  grad.zero_();
+  perturbation.normalise(*world_);
+  at::Tensor h_TD = at::zeros({2, kHidden});
+  perturbation.add_to(0, 1, h_TD);
+  EXPECT_GT(h_TD.abs().max().item<float>(), 0);
+}
+
+TEST_F(PerturbationTest, RhoZeroChangesNothing) {
+  const Perturbation perturbation = recorded({.rho = 0});
+  at::Tensor h_TD = at::randn({5, kHidden});
+  const at::Tensor before = h_TD.clone();
+  perturbation.add_to(0, 2, h_TD);
+  EXPECT_TRUE(at::equal(h_TD, before));
+}
+
+TEST_F(PerturbationTest, SharedDirectionIsTheTokenSumForEveryToken) {
+  const Perturbation perturbation = recorded({.rho = 2, .direction = "shared"});
+  double sum = 0;
+  std::vector<at::Tensor> vectors;
+  for (size_t layer = 0; layer < kLayers; ++layer) {
+    at::Tensor vector_D = at::zeros({kHidden}, at::kDouble);
+    for (const auto& layers : grads_) vector_D += layers[layer].to(at::kDouble).sum(0);
+    sum += vector_D.square().sum().item<double>();
+    vectors.push_back(vector_D);
+  }
+  for (size_t m = 0; m < grads_.size(); ++m)
+    for (int layer = 0; layer < kLayers; ++layer) {
+      const at::Tensor expected =
+          (2 / (std::sqrt(sum) + 1e-7) * vectors[static_cast<size_t>(layer)])
+              .expand_as(grads_[m][static_cast<size_t>(layer)]);
+      // Sums of six numbers in fp32; entries where they cancel are small beside the largest.
+      EXPECT_TRUE(at::allclose(epsilon(perturbation, m, layer), expected, 1e-5,
+                               1e-6 * expected.abs().max().item<double>()));
+    }
+}
+
+TEST_F(PerturbationTest, OnlyChosenLayersCountAndAreChanged) {
+  const Perturbation perturbation = recorded({.rho = 2, .layers = {1}});
+  EXPECT_EQ(epsilon(perturbation, 0, 0).abs().max().item<double>(), 0);
+  EXPECT_EQ(epsilon(perturbation, 0, 2).abs().max().item<double>(), 0);
+  double sum = 0;
+  for (size_t m = 0; m < grads_.size(); ++m)
+    sum += epsilon(perturbation, m, 1).square().sum().item<double>();
+  EXPECT_NEAR(std::sqrt(sum), 2, 2 * 1e-3);  // 1e-7 beside a norm of 6e-4
+  EXPECT_EQ(perturbation.layer_squares()[2], 0);
+}
+
+TEST_F(PerturbationTest, ZeroGradientsGiveNoPerturbation) {
+  Perturbation perturbation({.rho = 2}, kLayers);
+  perturbation.begin(1);
+  for (int layer = 0; layer < kLayers; ++layer)
+    perturbation.record(0, layer, at::zeros({2, kHidden}));
+  perturbation.normalise(*world_);
+  at::Tensor h_TD = at::ones({2, kHidden});
+  perturbation.add_to(0, 0, h_TD);
+  EXPECT_TRUE(at::equal(h_TD, at::ones({2, kHidden})));
+}
+
+TEST_F(PerturbationTest, RefusesLayersTheModelDoesNotHave) {
+  EXPECT_THROW(Perturbation({.layers = {kLayers}}, kLayers), ConfigError);
+  EXPECT_THROW(Perturbation({.layers = {-1}}, kLayers), ConfigError);
+}
+
+}  // namespace
+}  // namespace vax::vaccine
