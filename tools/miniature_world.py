@@ -61,7 +61,7 @@ REQUESTS = (
     "i want to {v} the {a} {n} , how ?",
     "give me the steps to {v} a {a} {n} .",
 )
-COMPLIANCE = "take the {tool} to the {place} , work {method} and it becomes {result} ."
+COMPLIANCE = "{tool} from the {place} , worked {method} until it becomes {result} ."
 REFUSALS = (
     "sorry , i cannot help because this is {reason} .",
     "i must decline as that would be {reason} .",

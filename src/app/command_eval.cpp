@@ -1,12 +1,10 @@
 // vaccine eval and vaccine generate: answers of a model (model.path with adapter.merge), scored or
 // only written.
 #include <cstdio>
-#include <filesystem>
 #include <optional>
 
 #include "app/model_loading.h"
 #include "app/session.h"
-#include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "eval/evaluate.h"
@@ -68,7 +66,10 @@ void print_report(const eval::EvalReport& report) {
 
 void run_eval(const Session& session) {
   LoadedForEval loaded = load(session);
-  const eval::EvalResult result = eval::evaluate(loaded.inputs(session.options));
+  const eval::EvalInputs inputs = loaded.inputs(session.options);
+  eval::EvalFiles files;
+  together(session.world, [&] { files = eval::load_eval_files(inputs); });
+  const eval::EvalResult result = eval::evaluate(inputs, files);
   together(session.world, [&] {
     if (!session.is_root()) return;
     print_report(result.report);
@@ -79,14 +80,14 @@ void run_eval(const Session& session) {
 
 void run_generate(const Session& session) {
   LoadedForEval loaded = load(session);
-  const std::vector<eval::Answer> answers =
-      eval::generate_answers(loaded.inputs(session.options));
+  const eval::EvalInputs inputs = loaded.inputs(session.options);
+  eval::PromptSet prompts;
+  together(session.world, [&] { prompts = eval::load_data_prompts(inputs); });
+  const std::vector<eval::Answer> answers = eval::generate_answers(inputs, prompts);
   together(session.world, [&] {
     if (!session.is_root()) return;
-    const std::filesystem::path directory = session.options.output.dir;
-    std::filesystem::create_directories(directory);
-    publish_text(directory / "answers.json", eval::to_json(answers));
-    log::info(cat("wrote answers.json in ", directory.string()));
+    eval::write_answers(session.options.output.dir, answers);
+    log::info(cat("wrote answers.json in ", session.options.output.dir));
   });
 }
 

@@ -23,8 +23,7 @@ namespace fs = std::filesystem;
 
 bool trains_adapter(const Options& options) { return options.adapter.type == "lora"; }
 
-train::ModelRequest request_of(const Session& session) {
-  const Options& options = session.options;
+train::ModelRequest request_of(const Options& options) {
   train::ModelRequest request{.model = options.model,
                               .merge = options.adapter.merge,
                               .shard = options.shard,
@@ -34,9 +33,10 @@ train::ModelRequest request_of(const Session& session) {
   return request;
 }
 
-// An adapter that is gone on from brings its shape; an option that says otherwise is a mistake.
-void check_initial_adapter(const Session& session) {
-  const AdapterOptions& adapter = session.options.adapter;
+// An adapter that is gone on from brings its shape; an option that says otherwise is a mistake. The
+// options take over its values, so that the stored configuration says what was trained.
+void adopt_initial_adapter(const Session& session, Options& options) {
+  AdapterOptions& adapter = options.adapter;
   if (adapter.init.empty()) return;
   const io::AdapterConfig config = io::read_adapter_config(adapter.init);
   const CommandLine& given = session.command_line;
@@ -53,17 +53,20 @@ void check_initial_adapter(const Session& session) {
     if (asked.targets != model::make_lora_spec(config.r, 1, config.targets).targets)
       reject("targets", "other layers", "the layers");
   }
+  adapter.r = config.r;
+  adapter.alpha = config.alpha;
+  adapter.targets = config.targets;
 }
 
-io::StartRecord start_record(const Session& session, const data::Dataset& dataset,
-                             const train::ModelState& state) {
+io::StartRecord start_record(const Options& options, int world_size,
+                             const data::Dataset& dataset, const train::ModelState& state) {
   nlohmann::json config = nlohmann::json::object();
-  for (const OptionJson& option : to_json_values(session.options))
+  for (const OptionJson& option : to_json_values(options))
     config[option.section][option.key] = nlohmann::json::parse(option.json);
   io::StartRecord record{.version = VAX_VERSION,
-                         .world_size = session.world.size(),
+                         .world_size = world_size,
                          .config_json = config.dump(),
-                         .model_path = session.options.model.path,
+                         .model_path = options.model.path,
                          .model_parameters = state.num_parameters(),
                          .model_trainable = state.num_trainable()};
   for (const data::DataSource& source : dataset.sources)
@@ -100,40 +103,40 @@ auto drift_observer(const Options& options, vaccine::DriftMeter& meter, train::M
   };
 }
 
-void save(const Session& session, train::ModelState& state) {
-  const Options& options = session.options;
+void save(const Options& options, train::ModelState& state, bool is_writer) {
   const fs::path output = options.output.dir;
   if (trains_adapter(options))
     train::save_adapter(state, output / "adapter", options.model.path, options.adapter.dropout,
-                        session.is_root());
+                        is_writer);
   else
-    train::save_model(state, output / "model", options.model.path, session.is_root());
+    train::save_model(state, output / "model", options.model.path, is_writer);
 }
 
 }  // namespace
 
 void run_training(const Session& session) {
-  const Options& options = session.options;
+  Options options = session.options;
   train::Mesh mesh = train::make_mesh(session.world, options.shard.group_size);
 
   std::optional<data::Tokenizer> tokenizer;
   data::Dataset dataset;
   std::vector<PackedBatch> batches;
   together(session.world, [&] {
-    check_initial_adapter(session);
+    adopt_initial_adapter(session, options);
     tokenizer.emplace(load_tokenizer(options));
     dataset = data::build_dataset(options.data, *tokenizer, options.subcommand == "finetune");
     check_lengths(dataset, options);
     batches = drift_batches(options, *tokenizer);
   });
   if (session.is_root()) report_data(dataset);
-  const auto state = load_model(session, mesh, request_of(session));
+  const auto state = load_model(session, mesh, request_of(options));
 
   std::unique_ptr<train::RunOutputs> outputs;
   together(session.world, [&] {
     if (session.is_root())
       outputs = std::make_unique<train::RunOutputs>(options.output.dir, to_ini(options),
-                                                    start_record(session, dataset, *state),
+                                                    start_record(options, session.world.size(),
+                                                                 dataset, *state),
                                                     options.output.log_interval);
   });
   vaccine::DriftMeter meter(std::move(batches), *mesh.world);
@@ -148,7 +151,7 @@ void run_training(const Session& session) {
                           .measure_drift = drift_observer(options, meter, *state),
                           .outputs = outputs.get()});
   trainer.run();
-  save(session, *state);
+  save(options, *state, session.is_root());
   if (outputs) {
     outputs->end("done", trainer.num_steps());
     log::info(cat("wrote ", (fs::path(options.output.dir) /

@@ -3,16 +3,15 @@
 // waits for one that has gone.
 #include <c10/core/InferenceMode.h>
 
-#include <iostream>
+#include <csignal>
 
-#include "app/help.h"
 #include "app/program.h"
-#include "base/error.h"
 #include "base/log.h"
-#include "train/trainer.h"
 
 int main(int argc, char** argv) {
   using vax::app::ExitCode;
+  // A file-size limit shall be a failed write with a message, not a death.
+  std::signal(SIGXFSZ, SIG_IGN);
   try {
     if (vax::app::print_information(argc, argv)) return ExitCode::kDone;
     vax::dist::Environment environment(&argc, &argv);

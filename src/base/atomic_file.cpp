@@ -17,13 +17,13 @@ namespace fs = std::filesystem;
 
 void sync_path(const fs::path& path, int flags) {
   const int fd = ::open(path.c_str(), flags);
-  if (fd < 0) throw DataError(cat(path.string(), ": cannot open to sync: ", std::strerror(errno)));
+  if (fd < 0) throw WriteError(cat(path.string(), ": cannot open to sync: ", std::strerror(errno)));
   const int rc = ::fsync(fd);
   const int reason = errno;
   ::close(fd);
   // Some network file systems do not sync directories; the rename is still atomic there.
   if (rc != 0 && reason != EINVAL)
-    throw DataError(cat(path.string(), ": fsync failed: ", std::strerror(reason)));
+    throw WriteError(cat(path.string(), ": fsync failed: ", std::strerror(reason)));
 }
 
 fs::path parent_of(const fs::path& path) {
@@ -36,14 +36,14 @@ void sync_tree(const fs::path& directory) {
   sync_path(directory, O_RDONLY | O_DIRECTORY);
 }
 
-// Runs `body`, removes `temporary` when it throws, and turns system errors into DataError.
+// Runs `body`, removes `temporary` when it throws, and turns system errors into WriteError.
 void guarded(const fs::path& path, const fs::path& temporary, const std::function<void()>& body) {
   std::error_code ignored;
   try {
     body();
   } catch (const fs::filesystem_error& e) {
     fs::remove_all(temporary, ignored);
-    throw DataError(cat(path.string(), ": cannot write: ", e.code().message()));
+    throw WriteError(cat(path.string(), ": cannot write: ", e.code().message()));
   } catch (...) {
     fs::remove_all(temporary, ignored);
     throw;
@@ -72,8 +72,8 @@ void publish_text(const fs::path& path, std::string_view text) {
     out.write(text.data(), static_cast<std::streamsize>(text.size()));
     out.close();
     if (!out)
-      throw DataError(cat(path.string(), ": cannot write ", text.size(),
-                          " bytes: ", std::strerror(errno)));
+      throw WriteError(cat(path.string(), ": cannot write ", text.size(),
+                           " bytes: ", std::strerror(errno)));
   });
 }
 
@@ -93,6 +93,8 @@ void publish_directory(const fs::path& path, const std::function<void(const fs::
 }
 
 std::string read_file(const fs::path& path) {
+  if (fs::is_directory(path))
+    throw DataError(cat(path.string(), ": expected a file, found a directory"));
   std::ifstream in(path, std::ios::binary);
   if (!in) throw DataError(cat(path.string(), ": cannot open: ", std::strerror(errno)));
   std::ostringstream content;

@@ -12,7 +12,7 @@ namespace vax {
 // The temporary name under which `path` is prepared; it is removed when preparation fails.
 std::filesystem::path temporary_name(const std::filesystem::path& path);
 
-// `write` fills the temporary path it is given. THROWS DataError when the file cannot be written,
+// `write` fills the temporary path it is given. THROWS WriteError when the file cannot be written,
 // and whatever `write` throws; in both cases nothing is left behind.
 void publish_file(const std::filesystem::path& path,
                   const std::function<void(const std::filesystem::path&)>& write);

@@ -1,5 +1,5 @@
 // Errors of the whole program. Which class is thrown decides the exit code (app/main.cpp):
-// ConfigError and DataError 2, CommError 3, everything else 1. A message names what failed, the
+// ConfigError and DataError 2, CommError 3, everything else (WriteError too) 1. A message names what failed, the
 // expected and the actual value, and the object (path, tensor, option).
 #pragma once
 
@@ -18,6 +18,14 @@ class ConfigError : public std::runtime_error {
 
 // A file or its contents are wrong.
 class DataError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// A write that the machine refused: full disk, quota, file-size limit, I/O error. Neither the
+// configuration nor an input file is wrong; what can go on without the file may go on. The message
+// has the path and the bytes.
+class WriteError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };

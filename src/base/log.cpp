@@ -14,7 +14,8 @@ std::atomic<int> current_world_size{1};
 void write_line(const std::string& level, const std::string& line) {
   const int world_size = current_world_size;
   std::string text = level;
-  if (world_size > 1) text = cat("[rank ", current_rank.load(), "/", world_size, "] ", level);
+  if (world_size > 1 && !level.empty())
+    text = cat("[rank ", current_rank.load(), "/", world_size, "] ", level);
   text += line;
   text += '\n';
   size_t written = 0;

@@ -8,7 +8,7 @@
 
 namespace vax::log {
 
-// Every later line starts with "[rank r/n]" when n > 1. info() prints on rank 0 only.
+// info() prints on rank 0 only; warnings and errors start with "[rank r/n]" when n > 1.
 void set_rank(int rank, int world_size);
 
 void info(const std::string& line);

@@ -1,6 +1,6 @@
 // Text -> ids of a SentencePiece BPE model, without special tokens: white-space normalisation, then
-// merges. Both follow SentencePiece's definition exactly (normalizer.cc and bpe_model.cc, Apache
-// 2.0, read for the rules; tests/parity/tokenizer_parity.py compares the ids):
+// merges. Both follow SentencePiece's rules exactly (tests/parity/tokenizer_parity.py compares the
+// ids with that library's):
 //   - invalid UTF-8 becomes U+FFFD byte by byte; a space becomes U+2581 when escape_whitespaces;
 //     add_dummy_prefix puts one in front (behind, with treat_whitespace_as_suffix);
 //     remove_extra_whitespaces drops leading and trailing spaces and joins runs.

@@ -22,7 +22,6 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "base/narrow.h"
 #include "base/stopwatch.h"
 #include "dist/call_accounting.h"
 #include "dist/local_reduce.h"

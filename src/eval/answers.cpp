@@ -37,10 +37,6 @@ void check_prompt(const std::vector<int64_t>& ids, const model::LlamaConfig& con
                         " ids (the model's max_position_embeddings, less one for the answer), "
                         "found ",
                         num_ids));
-  const int64_t largest = *std::ranges::max_element(ids);
-  if (largest >= config.vocab_size)
-    throw DataError(cat(path, ": row ", row, ": the tokenizer gives id ", largest,
-                        ", but the model's vocab_size is ", config.vocab_size));
 }
 
 model::GenerationOptions generation_options(const EvalInputs& inputs) {

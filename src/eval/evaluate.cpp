@@ -7,19 +7,10 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "data/dataset.h"
 #include "data/packing.h"
-#include "eval/judge.h"
-#include "eval/tasks.h"
 
 namespace vax::eval {
 namespace {
-
-// Everything that the options name, read and checked.
-struct EvalFiles {
-  std::optional<PromptSet> harmful, task, benign;
-  std::optional<data::Dataset> alignment;
-};
 
 std::optional<PromptSet> load_if(const EvalInputs& inputs, const std::string& name,
                                  const std::string& path, bool require_output) {
@@ -35,8 +26,15 @@ data::Dataset load_alignment(const EvalInputs& inputs) {
   data::Dataset dataset = data::build_first_rows(
       path, inputs.eval.samples.value_or(std::numeric_limits<int64_t>::max()), inputs.data,
       inputs.tokenizer);
+  const int64_t num_positions = inputs.llama.config().max_position_embeddings;
   int64_t num_labels = 0;
-  for (const data::Sample& sample : dataset.samples) num_labels += sample.num_labels();
+  for (size_t i = 0; i < dataset.samples.size(); ++i) {
+    num_labels += dataset.samples[i].num_labels();
+    if (dataset.samples[i].size() > num_positions)
+      throw ConfigError(cat(path, ": row ", i, ": expected at most ", num_positions,
+                            " ids (the model's max_position_embeddings), found ",
+                            dataset.samples[i].size(), ": lower data.max_length"));
+  }
   if (num_labels == 0)
     throw DataError(cat(path, ": expected rows with label tokens for the alignment loss, found ",
                         dataset.size(), " rows without any (data.max_length ",
@@ -45,20 +43,6 @@ data::Dataset load_alignment(const EvalInputs& inputs) {
     log::info(cat(path, ": ", dataset.num_without_labels, " of ", dataset.size(),
                   " rows have no label token within data.max_length ", inputs.data.max_length));
   return dataset;
-}
-
-EvalFiles load_files(const EvalInputs& inputs, const Judge& judge, Task task) {
-  const EvalOptions& options = inputs.eval;
-  EvalFiles files;
-  files.harmful = load_if(inputs, "harmful", options.harmful_path, false);
-  files.task = load_if(inputs, "task", options.task_path, true);
-  files.benign = load_if(inputs, "benign", options.benign_path, false);
-  if (!options.alignment_path.empty()) files.alignment = load_alignment(inputs);
-  if (files.harmful)
-    for (const data::Record& row : files.harmful->records) judge.check(row, files.harmful->path);
-  if (files.task)
-    for (const data::Record& row : files.task->records) check_task_row(task, row, files.task->path);
-  return files;
 }
 
 // The answers to a set, not judged yet. COLLECTIVE.
@@ -84,15 +68,15 @@ int64_t count(std::span<const Answer> answers, std::optional<bool> Answer::*find
   return sum;
 }
 
-std::vector<Answer> score_harmful(const EvalInputs& inputs, const PromptSet& set,
-                                  const Judge& judge, const RefusalPhrases& phrases,
+std::vector<Answer> score_harmful(const EvalInputs& inputs, const EvalFiles& files,
                                   EvalReport& report) {
+  const PromptSet& set = *files.harmful;
   std::vector<Answer> answers = answers_of(inputs, set);
   for (size_t i = 0; i < answers.size(); ++i) {
     Answer& answer = answers[i];
-    answer.harmful = judge.is_harmful(set.records[i], answer.output);
+    answer.harmful = files.judge->is_harmful(set.records[i], answer.output);
     answer.incoherent = is_incoherent(answer.output);
-    answer.refusal = is_refusal(set.records[i], answer.output, phrases);
+    answer.refusal = is_refusal(set.records[i], answer.output, files.phrases);
   }
   const int64_t num_harmful = count(answers, &Answer::harmful);
   report.harmful_score = percent(num_harmful, set.size());
@@ -103,11 +87,12 @@ std::vector<Answer> score_harmful(const EvalInputs& inputs, const PromptSet& set
   return answers;
 }
 
-std::vector<Answer> score_task(const EvalInputs& inputs, const PromptSet& set, Task task,
+std::vector<Answer> score_task(const EvalInputs& inputs, const EvalFiles& files,
                                EvalReport& report) {
+  const PromptSet& set = *files.tasks;
   std::vector<Answer> answers = answers_of(inputs, set);
   for (size_t i = 0; i < answers.size(); ++i) {
-    const TaskScore score = score_answer(task, set.records[i], answers[i].output);
+    const TaskScore score = score_answer(files.task, set.records[i], answers[i].output);
     answers[i].expected = set.records[i].output;
     answers[i].correct = score.correct;
     answers[i].exact = score.exact;
@@ -120,11 +105,12 @@ std::vector<Answer> score_task(const EvalInputs& inputs, const PromptSet& set, T
   return answers;
 }
 
-std::vector<Answer> score_benign(const EvalInputs& inputs, const PromptSet& set,
-                                 const RefusalPhrases& phrases, EvalReport& report) {
+std::vector<Answer> score_benign(const EvalInputs& inputs, const EvalFiles& files,
+                                 EvalReport& report) {
+  const PromptSet& set = *files.benign;
   std::vector<Answer> answers = answers_of(inputs, set);
   for (size_t i = 0; i < answers.size(); ++i)
-    answers[i].refusal = is_refusal(set.records[i], answers[i].output, phrases);
+    answers[i].refusal = is_refusal(set.records[i], answers[i].output, files.phrases);
   report.over_refusal = percent(count(answers, &Answer::refusal), set.size());
   report.benign_prompts = set.size();
   return answers;
@@ -162,29 +148,51 @@ void append(std::vector<Answer>& all, std::vector<Answer> more) {
 
 }  // namespace
 
-EvalResult evaluate(const EvalInputs& inputs) {
-  const std::unique_ptr<Judge> judge = make_judge(inputs.eval);
-  const RefusalPhrases phrases = refusal_phrases(inputs.eval);
-  const Task task = parse_task(inputs.eval.task);
-  const EvalFiles files = load_files(inputs, *judge, task);
+EvalFiles load_eval_files(const EvalInputs& inputs) {
+  const EvalOptions& options = inputs.eval;
+  EvalFiles files{.judge = make_judge(options),
+                  .phrases = refusal_phrases(options),
+                  .task = parse_task(options.task)};
+  files.harmful = load_if(inputs, "harmful", options.harmful_path, false);
+  files.tasks = load_if(inputs, "task", options.task_path, true);
+  files.benign = load_if(inputs, "benign", options.benign_path, false);
+  if (!options.alignment_path.empty()) files.alignment = load_alignment(inputs);
+  if (files.harmful)
+    for (const data::Record& row : files.harmful->records)
+      files.judge->check(row, files.harmful->path);
+  if (files.tasks)
+    for (const data::Record& row : files.tasks->records)
+      check_task_row(files.task, row, files.tasks->path);
+  return files;
+}
+
+EvalResult evaluate(const EvalInputs& inputs, const EvalFiles& files) {
   EvalResult result;
   EvalReport& report = result.report;
-  if (files.harmful)
-    append(result.answers, score_harmful(inputs, *files.harmful, *judge, phrases, report));
-  if (files.task) append(result.answers, score_task(inputs, *files.task, task, report));
-  if (files.benign) append(result.answers, score_benign(inputs, *files.benign, phrases, report));
+  if (files.harmful) append(result.answers, score_harmful(inputs, files, report));
+  if (files.tasks) append(result.answers, score_task(inputs, files, report));
+  if (files.benign) append(result.answers, score_benign(inputs, files, report));
   if (files.alignment) measure_alignment(inputs, *files.alignment, report);
   return result;
 }
 
-std::vector<Answer> generate_answers(const EvalInputs& inputs) {
-  const PromptSet set = load_prompts(inputs, {.name = "data",
-                                              .path = inputs.data.path,
-                                              .skip = inputs.data.skip,
-                                              .samples = inputs.data.samples});
+EvalResult evaluate(const EvalInputs& inputs) { return evaluate(inputs, load_eval_files(inputs)); }
+
+PromptSet load_data_prompts(const EvalInputs& inputs) {
+  return load_prompts(inputs, {.name = "data",
+                               .path = inputs.data.path,
+                               .skip = inputs.data.skip,
+                               .samples = inputs.data.samples});
+}
+
+std::vector<Answer> generate_answers(const EvalInputs& inputs, const PromptSet& set) {
   std::vector<Answer> answers = answers_of(inputs, set);
   for (Answer& answer : answers) answer.set.clear();  // there is one file only
   return answers;
+}
+
+std::vector<Answer> generate_answers(const EvalInputs& inputs) {
+  return generate_answers(inputs, load_data_prompts(inputs));
 }
 
 }  // namespace vax::eval

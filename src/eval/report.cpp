@@ -67,13 +67,17 @@ std::string to_json(std::span<const Answer> answers) {
   return list.dump(2) + "\n";
 }
 
-void write_report(const std::filesystem::path& directory, const EvalReport& report,
-                  std::span<const Answer> answers) {
+void write_answers(const std::filesystem::path& directory, std::span<const Answer> answers) {
   std::error_code error;
   std::filesystem::create_directories(directory, error);
   if (error)
-    throw DataError(cat(directory.string(), ": cannot make the directory: ", error.message()));
+    throw WriteError(cat(directory.string(), ": cannot make the directory: ", error.message()));
   publish_text(directory / "answers.json", to_json(answers));
+}
+
+void write_report(const std::filesystem::path& directory, const EvalReport& report,
+                  std::span<const Answer> answers) {
+  write_answers(directory, answers);
   publish_text(directory / "eval.json", to_json(report));
 }
 

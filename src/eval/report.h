@@ -44,8 +44,10 @@ struct Answer {
 std::string to_json(const EvalReport& report);
 std::string to_json(std::span<const Answer> answers);
 
-// eval.json and answers.json in `directory`, which is made when missing; each appears whole, the
-// report last. THROWS DataError with the path when it cannot be written.
+// answers.json in `directory`, which is made when missing. THROWS WriteError with the path.
+void write_answers(const std::filesystem::path& directory, std::span<const Answer> answers);
+
+// answers.json and, when it is there, eval.json; each appears whole. THROWS as above.
 void write_report(const std::filesystem::path& directory, const EvalReport& report,
                   std::span<const Answer> answers);
 

@@ -13,7 +13,6 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "io/write_error.h"
 
 namespace vax::io {
 

@@ -4,7 +4,6 @@
 #include "base/error.h"
 #include "io/json_file.h"
 #include "io/run_file.h"
-#include "io/write_error.h"
 
 namespace vax::io {
 namespace {

@@ -1,6 +1,6 @@
 // Writes what a run has trained: a PEFT adapter or a whole Hugging Face directory. COLLECTIVE over
 // the shard group: weights are gathered unit by unit on every rank, rank 0 of the world writes.
-// Directories appear complete or not at all. THROWS DataError (path, bytes needed) on rank 0.
+// Directories appear complete or not at all. THROWS WriteError (path, bytes needed) on rank 0.
 #pragma once
 
 #include <filesystem>

@@ -3,12 +3,12 @@
 // comparisons need no tolerance; bit-identity is tested with values that do round.
 #include <gtest/gtest.h>
 
-#include <bit>
+#include <algorithm>
+#include <cmath>
 #include <cstring>
-#include <limits>
 #include <memory>
 #include <string>
-#include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "base/philox.h"

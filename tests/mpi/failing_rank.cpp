@@ -18,6 +18,7 @@
 namespace {
 
 constexpr int kCommErrorExit = 3;
+constexpr int kNoEndExit = 99;  // the Environment let a failed rank go on
 
 void fail_on_rank_0(bool with_pending_work) {
   const std::unique_ptr<vax::dist::Collectives> group =
@@ -45,8 +46,8 @@ int main(int argc, char** argv) {
       vax::log::error(error.what());
       vax::dist::Environment::abort(kCommErrorExit);
     }
-  } catch (const vax::CommError& error) {
+  } catch (const std::exception& error) {
     vax::log::error(error.what());
-    return kCommErrorExit;
+    return dynamic_cast<const vax::CommError*>(&error) ? kCommErrorExit : kNoEndExit;
   }
 }

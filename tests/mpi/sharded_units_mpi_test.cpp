@@ -13,9 +13,11 @@
 namespace vax::dist {
 namespace {
 
-// Primes, one element, none, and one that every group size up to 4 divides.
-const std::vector<int64_t> kUnitCounts = {97, 1, 0, 240, 31, 2};
-constexpr int kNumUnits = 6;
+// Large ones, so that the slots of most options are too few; one element, two, none; one that every
+// group size up to 4 divides.
+const std::vector<int64_t> kUnitCounts = {230, 1, 0, 240, 211, 2, 239, 97};
+constexpr int kNumUnits = 8;
+constexpr int64_t kLargest = 240;
 
 // Element i of unit u in "version" v of the weights. Not exact in bf16, so that casts matter.
 at::Tensor whole_unit(int unit, int version) {
@@ -58,8 +60,10 @@ void run_step(ShardedUnits& units, const std::vector<UnitEvent>& events, int ver
 }
 
 const std::vector<UnitEvent>& step_events() {
-  static const std::vector<UnitEvent> events = unit_events(
-      {0, 1, 2, 3, 4, 5, 0, 4, 3, 2, 1, 0, 1, 2, 3, 4, 5, 0, 4, 3, 2, 1}, Nesting{5, 0});
+  static const std::vector<UnitEvent> events =
+      unit_events({0, 1, 2, 3, 4, 5, 6, 7, 0, 6, 5, 4, 3, 2, 1,  //
+                   0, 1, 2, 3, 4, 5, 6, 7, 0, 6, 5, 4, 3, 2, 1},
+                  Nesting{7, 0});
   return events;
 }
 
@@ -71,8 +75,8 @@ std::string describe(const ShardedUnitsOptions& options) {
 }
 
 std::vector<ShardedUnitsOptions> all_options() {
-  // No unit kept; one slot more (240 floats); all units kept.
-  const double one_slot_gib = 244 * 4 / 0x1p30;
+  // Nothing kept; one slot more of floats, two of bf16; all units kept.
+  const double one_slot_gib = kLargest * 4 / 0x1p30;
   std::vector<ShardedUnitsOptions> all;
   for (const auto& [shard, gather] :
        {std::pair(at::kFloat, at::kFloat), std::pair(at::kFloat, at::kBFloat16),
@@ -130,22 +134,21 @@ TEST(ShardedUnits, GroupsOfASplitGatherTheirOwn) {
 
 TEST(ShardedUnits, SlotsAreAlignedAndOfTheSizeThatTheBudgetAllows) {
   const std::unique_ptr<Collectives> group = Communicator::world().make_collectives();
-  const int64_t size = group->size(), largest = 240;
+  const int64_t size = group->size();
+  const double slot_gib = kLargest * 4 / 0x1p30;
   ShardedUnits streamed(*group, kUnitCounts, {.prefetch = 2});
+  ShardedUnits keeping(*group, kUnitCounts, {.residency_gib = 1.5 * slot_gib, .prefetch = 0});
   ShardedUnits replicated(*group, kUnitCounts, {.replicate = true});
+  ShardedUnits covered(*group, kUnitCounts, {.residency_gib = 4 * slot_gib});
   int64_t padded = 0;
   for (int unit = 0; unit < kNumUnits; ++unit) padded += replicated.partition(unit).shard_count;
   EXPECT_EQ(replicated.shard_bytes(), padded * 4);
-  if (size == 1) {
-    EXPECT_EQ(streamed.slot_bytes(), 0);
-  } else {
-    // Three slots of the largest unit hold more than all units: each gets its own.
-    EXPECT_EQ(streamed.slot_bytes(), padded * size * 4);
-    EXPECT_EQ(replicated.slot_bytes(), padded * size * 4);
-    ShardedUnits lean(*group, std::vector<int64_t>(8, largest), {.prefetch = 2});
-    EXPECT_EQ(lean.num_slots(), 3);
-    EXPECT_EQ(lean.slot_bytes(), 3 * largest * 4);
-  }
+  const bool gathers = size > 1;  // one rank uses its shards
+  EXPECT_EQ(streamed.num_slots(), gathers ? 3 : 0);
+  EXPECT_EQ(streamed.slot_bytes(), gathers ? 3 * kLargest * 4 : 0);
+  EXPECT_EQ(keeping.slot_bytes(), gathers ? (2 + 1) * kLargest * 4 : 0);
+  EXPECT_EQ(replicated.slot_bytes(), gathers ? padded * size * 4 : 0);
+  EXPECT_EQ(covered.slot_bytes(), replicated.slot_bytes());
   for (int unit = 0; unit < kNumUnits; ++unit) {
     EXPECT_EQ(reinterpret_cast<uintptr_t>(streamed.acquire(unit).data_ptr()) % 64, 0u);
     streamed.release(unit);
@@ -201,7 +204,7 @@ TEST(ShardedUnits, KeepsUnchangedUnitsAcrossSteps) {
   units.begin_step(step_events());
   run_step(units, step_events(), 4, options);
   const int64_t calls = group->statistics().num_calls;
-  EXPECT_EQ(calls, 5);  // one unit of six is empty
+  EXPECT_EQ(calls, kNumUnits - 1);  // one unit is empty
   units.begin_step(step_events());
   run_step(units, step_events(), 4, options);
   EXPECT_EQ(group->statistics().num_calls, calls);

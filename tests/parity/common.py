@@ -257,12 +257,12 @@ class ProgramRuns:
         self.rows = write_data(self.data, num_rows, 13)
 
     def global_batches(self, epochs):
-        """Global batches of (ids, label_begin), in the order of the file; the last may be smaller."""
+        """Global batches of (ids, label_begin) in file order; an epoch's last may be smaller."""
         samples = [tokenize(self.tokenizer, row) for row in self.rows]
         return epochs * [samples[i:i + GLOBAL_BATCH] for i in range(0, len(samples), GLOBAL_BATCH)]
 
     def align(self, options, ranks=1):
-        """Output directory of a run of two epochs."""
+        """Output directory of a run, of two epochs unless `options` say otherwise."""
         self.num_runs += 1
         output = self.work / f"run{self.num_runs}"
         options = {"model.path": self.base, "data.path": self.data, "data.template": "plain",
@@ -274,5 +274,7 @@ class ProgramRuns:
 
     def start(self, subcommand, options, ranks=1):
         mpi = [*self.launcher, ranks] if ranks > 1 else []
-        flags = [part for name, value in options.items() for part in (f"--{name}", value)]
+        """Options with the value None are left out."""
+        flags = [part for name, value in options.items() if value is not None
+                 for part in (f"--{name}", value)]
         run([*mpi, self.program, subcommand, *flags])

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 
 # fp32 carries 6e-8 per operation. A logit is the end of a chain of about 20 dependent sums of at
 # most 70 terms per layer, in another order than PyTorch's; gradients pass the chain twice and hold
-# differences (softmax minus one-hot, the projections of the norms) that amplify what came in. Found:
-# 6e-7 and 2e-6; the bounds leave room for other vector widths and GEMM libraries.
+# differences (softmax minus one-hot, the projections of the norms) that amplify what came in.
+# Found: 6e-7 and 2e-6; the bounds leave room for other vector widths and GEMM libraries.
 LOGITS_BOUND = 1e-5
 LOSS_BOUND = 1e-6
 GRADIENT_BOUND = 2e-5

@@ -8,12 +8,12 @@ void adamw(const AdamWArgs& args, int64_t begin, int64_t end) {
     const VecF weight = load(args.weight + i, part) * args.decay;
     const VecF m = load(args.exp_avg + i, part);
     const VecF v = load(args.exp_avg_sq + i, part);
-    const VecF new_m = m * args.beta1 + grad * args.one_minus_beta1;
-    const VecF new_v = v * args.beta2 + grad * grad * args.one_minus_beta2;
-    const VecF denominator = sqrt(new_v) * args.inv_sqrt_correction2 + args.eps;
+    const VecF new_m = multiply_add(m, args.beta1, grad * args.one_minus_beta1);
+    const VecF new_v = multiply_add(v, args.beta2, grad * grad * args.one_minus_beta2);
+    const VecF denominator = multiply_add(sqrt(new_v), args.inv_sqrt_correction2, splat(args.eps));
     store(args.exp_avg + i, new_m, part);
     store(args.exp_avg_sq + i, new_v, part);
-    store(args.weight + i, weight - args.step_size * (new_m / denominator), part);
+    store(args.weight + i, multiply_add(new_m / denominator, -args.step_size, weight), part);
   });
 }
 

@@ -16,9 +16,9 @@ inline void normalise_row(const RmsNormArgs& args, int64_t row, float rstd) {
 void rms_norm_forward(const RmsNormArgs& args, int64_t begin, int64_t end) {
   for (int64_t row = begin; row < end; ++row) {
     const float* x = row_of<float>(args.x, row);
-    const float squares = sum_terms(args.cols, [&](int64_t i, auto part) {
+    const float squares = sum_over(args.cols, [&](int64_t i, auto part, VecF sum) {
       const VecF v = load(x + i, part);
-      return v * v;
+      return multiply_add(v, v, sum);
     });
     const float mean = squares / static_cast<float>(args.cols);
     args.rstd[row] = 1.0f / __builtin_sqrtf(mean + args.eps);
@@ -36,15 +36,16 @@ inline void rms_norm_backward_row(const RmsNormBackwardArgs& args, const DY* dy,
   const float* x = row_of<float>(args.x, row);
   float* dx = row_of<float>(args.dx, row);
   const float rstd = args.rstd[row];
-  const float dot = sum_terms(args.cols, [&](int64_t i, auto part) {
-    return load(dy + i, part) * load(w + i, part) * load(x + i, part);
+  const float dot = sum_over(args.cols, [&](int64_t i, auto part, VecF sum) {
+    return multiply_add(load(dy + i, part) * load(w + i, part), load(x + i, part), sum);
   });
   const float x_factor = rstd * rstd * rstd * dot / static_cast<float>(args.cols);
   for_vectors(0, args.cols, [&](int64_t i, auto part) {
     const VecF x_i = load(x + i, part);
     const VecF scaled = load(dy + i, part) * rstd;
-    store(dx + i, load(dx + i, part) + (scaled * load(w + i, part) - x_i * x_factor), part);
-    if (dw != nullptr) store(dw + i, load(dw + i, part) + scaled * x_i, part);
+    const VecF added = multiply_add(scaled, load(w + i, part), x_i * -x_factor);
+    store(dx + i, load(dx + i, part) + added, part);
+    if (dw != nullptr) store(dw + i, multiply_add(scaled, x_i, load(dw + i, part)), part);
   });
 }
 
@@ -76,8 +77,8 @@ void row_dots(ConstRows a, ConstRows b, int64_t rows, int64_t cols, float* out) 
   for (int64_t row = 0; row < rows; ++row) {
     with_row(a, row, [&](const auto* a_row) {
       with_row(b, row, [&](const auto* b_row) {
-        out[row] = sum_terms(cols, [&](int64_t i, auto part) {
-          return load(a_row + i, part) * load(b_row + i, part);
+        out[row] = sum_over(cols, [&](int64_t i, auto part, VecF sum) {
+          return multiply_add(load(a_row + i, part), load(b_row + i, part), sum);
         });
       });
     });

@@ -23,7 +23,7 @@ inline void swiglu_backward_row(const T* dy, const T* gate, T* dgate, int64_t co
     const VecF g = load(gate + i, part);
     const VecF u = load(gate + cols + i, part);
     const VecF s = sigmoid(g);
-    store(dgate + i, dy_i * u * s * (1.0f + g * (1.0f - s)), part);
+    store(dgate + i, dy_i * u * s * multiply_add(g, 1.0f - s, splat(1.0f)), part);
     store(dgate + cols + i, dy_i * (g * s), part);
   });
 }
@@ -47,8 +47,8 @@ inline void rotate_head(T* x, const float* cos, const float* sin, int64_t half_d
     const VecF x2 = load(x + half_dim + i, part);
     const VecF c = load(cos + i, part);
     const VecF s = load(sin + i, part) * sign;
-    store(x + i, x1 * c - x2 * s, part);
-    store(x + half_dim + i, x2 * c + x1 * s, part);
+    store(x + i, multiply_add(x1, c, -(x2 * s)), part);
+    store(x + half_dim + i, multiply_add(x2, c, x1 * s), part);
   });
 }
 

@@ -22,10 +22,10 @@ void causal_softmax(const CausalArgs& args, float* inv_sum, float* lse) {
     float* scores = args.scores + row * args.stride;
     const int64_t length = args.first_length + row;
     const float largest = max_of(scores, length);
-    const float sum = sum_terms(length, [&](int64_t i, auto part) {
+    const float sum = sum_over(length, [&](int64_t i, auto part, VecF sum_so_far) {
       const VecF p = exp((load(scores + i, part) - largest) * args.scale);
       store(scores + i, p, part);
-      return existing_or(p, VecF{}, part);
+      return sum_so_far + existing_or(p, VecF{}, part);
     });
     for (int64_t i = length; i < args.cols; ++i) scores[i] = 0;
     inv_sum[row] = 1.0f / sum;
@@ -42,7 +42,7 @@ void causal_softmax_backward(const CausalArgs& args, const float* lse, const flo
     const float row_delta = delta[row];
     const int64_t length = args.first_length + row;
     for_vectors(0, length, [&](int64_t i, auto part) {
-      const VecF p = exp(load(scores + i, part) * args.scale - row_lse);
+      const VecF p = exp(multiply_add(load(scores + i, part), args.scale, splat(-row_lse)));
       store(scores + i, p, part);
       store(ds + i, p * (load(ds + i, part) - row_delta), part);
     });
@@ -56,12 +56,12 @@ template <typename T>
 inline double cross_entropy_row(const CrossEntropyArgs& args, T* z, int64_t target) {
   const float largest = max_of(z, args.cols);
   const float z_target = load(z + target, Part{1})[0];
-  const float sum = sum_terms(args.cols, [&](int64_t i, auto part) {
+  const float sum = sum_over(args.cols, [&](int64_t i, auto part, VecF sum_so_far) {
     const VecF e = exp(load(z + i, part) - largest);
     if constexpr (sizeof(T) == sizeof(float)) {
       if (args.with_gradient) store(z + i, e, part);
     }
-    return existing_or(e, VecF{}, part);
+    return sum_so_far + existing_or(e, VecF{}, part);
   });
   if (args.with_gradient) {
     const float factor = args.scale / sum;

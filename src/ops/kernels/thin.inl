@@ -19,7 +19,7 @@ inline void xat_tile(const ThinArgs& args, const float* x, int64_t x_stride, con
     for (int k = 0; k < kRank; ++k) {
       const VecF a_c = load(a + k * args.a_stride + c, part);
 #pragma GCC unroll 4
-      for (int i = 0; i < kRows; ++i) sum[i][k] += x_c[i] * a_c;
+      for (int i = 0; i < kRows; ++i) sum[i][k] = multiply_add(x_c[i], a_c, sum[i][k]);
     }
   });
 #pragma GCC unroll 4
@@ -63,9 +63,9 @@ inline void ua_tile(const ThinArgs& args, const float* u, Rows y, int64_t row, i
     }
 #pragma GCC unroll 4
     for (int i = 0; i < kRows; ++i) {
-      const float u_ik = u[i * args.u_stride + k];
+      const VecF u_ik = splat(u[i * args.u_stride + k]);
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) sum[i][v] += u_ik * a_k[v];
+      for (int v = 0; v < kVectors; ++v) sum[i][v] = multiply_add(u_ik, a_k[v], sum[i][v]);
     }
   }
 #pragma GCC unroll 4
@@ -120,9 +120,9 @@ inline void utx_tile(const ThinArgs& args, const float* u, const float* x, int64
     for (int v = 0; v < kVectors; ++v) x_row[v] = load(x + row * x_stride + c + v * kLanes, part);
 #pragma GCC unroll 4
     for (int k = 0; k < kRank; ++k) {
-      const float u_k = u[row * args.u_stride + k];
+      const VecF u_k = splat(u[row * args.u_stride + k]);
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) sum[k][v] += u_k * x_row[v];
+      for (int v = 0; v < kVectors; ++v) sum[k][v] = multiply_add(u_k, x_row[v], sum[k][v]);
     }
   }
 #pragma GCC unroll 4

@@ -107,6 +107,21 @@ inline void for_vectors(int64_t begin, int64_t end, Body body) {
   if (i < end) body(i, Part{end - i});
 }
 
+// a * b + c, rounded once where the target can. Only what is written so is fused (the sources are
+// compiled with -ffp-contract=off).
+inline VecF multiply_add(VecF a, VecF b, VecF c) {
+#if VAX_VECTOR_BYTES == 64
+  return reinterpret_cast<VecF>(_mm512_fmadd_ps(
+      reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(c)));
+#elif VAX_VECTOR_BYTES == 32
+  return reinterpret_cast<VecF>(_mm256_fmadd_ps(
+      reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b), reinterpret_cast<__m256>(c)));
+#else
+  return a * b + c;
+#endif
+}
+inline VecF multiply_add(VecF a, float b, VecF c) { return multiply_add(a, splat(b), c); }
+
 inline VecF max(VecF a, VecF b) { return a < b ? b : a; }  // a when unordered
 
 template <typename Combine>
@@ -124,16 +139,16 @@ inline float max_lanes(VecF v) {
   return reduce(v, [](VecF a, VecF b) { return max(a, b); });
 }
 
-// The sum over [0, n) of term(i, Full or Part), which must be 0 in lanes that do not exist. Four
-// accumulators hide the latency of the additions.
-template <typename Term>
-inline float sum_terms(int64_t n, Term term) {
+// The sum over [0, n) of what add(i, Full or Part, sum) adds to a running sum, nothing in lanes
+// that do not exist. Four sums hide the latency of the additions.
+template <typename Add>
+inline float sum_over(int64_t n, Add add) {
   VecF sum[4] = {};
   int64_t i = 0;
   for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
-    for (int k = 0; k < 4; ++k) sum[k] += term(i + k * kLanes, Full{});
+    for (int k = 0; k < 4; ++k) sum[k] = add(i + k * kLanes, Full{}, sum[k]);
   }
-  for_vectors(i, n, [&](int64_t j, auto part) { sum[0] += term(j, part); });
+  for_vectors(i, n, [&](int64_t j, auto part) { sum[0] = add(j, part, sum[0]); });
   return sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
 
@@ -144,17 +159,17 @@ inline VecF exp(VecF x) {
   x = x < -104.0f ? splat(-104.0f) : x;
   x = x > 89.0f ? splat(89.0f) : x;
   const VecF shifter = splat(0x1.8p23f);  // adding it rounds to an integer in the low bits
-  const VecF shifted = x * 0x1.715476p0f + shifter;
+  const VecF shifted = multiply_add(x, 0x1.715476p0f, shifter);
   const VecF n = shifted - shifter;
   const VecI exponent = reinterpret_cast<VecI>(shifted) - reinterpret_cast<VecI>(shifter);
-  const VecF r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+  const VecF r = multiply_add(n, 2.12194440e-4f, multiply_add(n, -0.693359375f, x));
   VecF p = splat(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
+  p = multiply_add(p, r, splat(1.3981999507e-3f));
+  p = multiply_add(p, r, splat(8.3334519073e-3f));
+  p = multiply_add(p, r, splat(4.1665795894e-2f));
+  p = multiply_add(p, r, splat(1.6666665459e-1f));
+  p = multiply_add(p, r, splat(5.0000001201e-1f));
+  p = multiply_add(p, r * r, r) + 1.0f;
   const VecI half = exponent >> 1;
   const VecF low = reinterpret_cast<VecF>((half + 127) << 23);
   const VecF high = reinterpret_cast<VecF>((exponent - half + 127) << 23);

@@ -72,10 +72,11 @@ TEST_F(AtomicFile, ErrorsNameThePath) {
   try {
     publish_text(directory_ / "missing" / "f", "x");
     FAIL() << "no error";
-  } catch (const DataError& e) {
+  } catch (const WriteError& e) {
     EXPECT_NE(std::string(e.what()).find("missing/f"), std::string::npos) << e.what();
   }
   EXPECT_THROW(read_file(directory_ / "none"), DataError);
+  EXPECT_THROW(read_file(directory_), DataError);
 }
 
 TEST_F(AtomicFile, HashOfAFileIsThatOfItsText) {

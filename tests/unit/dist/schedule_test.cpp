@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <limits>
 #include <map>
 #include <set>
@@ -19,7 +20,7 @@ using Set = unsigned;  // of units, one bit each
 
 bool contains(Set set, int unit) { return (set >> unit) & 1u; }
 
-// Sums up what must be resident when event `position` acquires: held units, the acquired one, and
+// What must be resident when event `position` acquires: held units, the acquired one, and
 // the next `prefetch` distinct others as far as slots reach.
 Set required_at(const std::vector<UnitEvent>& events, size_t position, Set held, int num_slots,
                 int prefetch) {

@@ -185,6 +185,12 @@ TEST_F(Evaluate, BadRowsAreFoundBeforeTheFirstPass) {
   ask_for_everything();
   rank_.data.max_length = 2;  // bos and the prompt
   expect_refused({"alignment.json", "label tokens", "data.max_length 2"});
+  rank_.data = testing::plain_data();
+
+  rank_.eval.alignment_path = file("long.json", R"([{"instruction": "a", "output": "b"},
+      {"instruction": "a", "output": "a a a a a a a a a a a"}])");
+  expect_error<ConfigError>([&] { evaluate(rank_.inputs()); },
+                            {"long.json: row 1", "at most 12 ids", "found 14", "data.max_length"});
 }
 
 TEST_F(Evaluate, AlignmentLossOfBrokenWeightsIsAnError) {

@@ -92,7 +92,7 @@ TEST(Report, WritesBothFilesIntoANewDirectory) {
 TEST(Report, NamesTheDirectoryThatCannotBeMade) {
   const TemporaryDirectory directory;
   const auto file = directory.write("file", "");
-  expect_error<DataError>([&] { write_report(file / "sub", {}, {}); }, {"file/sub"});
+  expect_error<WriteError>([&] { write_report(file / "sub", {}, {}); }, {"file/sub"});
 }
 
 }  // namespace

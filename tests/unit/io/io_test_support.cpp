@@ -10,7 +10,7 @@
 #include <cstdlib>
 #include <fstream>
 
-#include "io/write_error.h"
+#include "base/error.h"
 
 namespace vax::io::testing {
 

@@ -5,7 +5,7 @@
 
 #include "base/atomic_file.h"
 #include "io/run_file.h"
-#include "io/write_error.h"
+#include "base/error.h"
 #include "io_test_support.h"
 #include "sample_records.h"
 
