@@ -99,7 +99,7 @@ void add_adapter(std::vector<OptionRow>& rows) {
               distinct(one_of(
                   {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"})),
               "projections that get LoRA factors (list)", {.unset = "all"});
-  adapter.add("dtype", &A::dtype, one_of({"fp32", "bf16"}), "type of the LoRA factors");
+  adapter.add("dtype", &A::dtype, one_of({"fp32"}), "type of the LoRA factors");
   adapter.add("merge", &A::merge, any_value(),
               "PEFT directories merged into the model, in order (list)", {.used_by = kModelUsers});
   adapter.add("init", &A::init, any_value(),
@@ -165,7 +165,7 @@ void add_vaccine(std::vector<OptionRow>& rows) {
               "two passes every interval-th step, one in the others");
   vaccine.add("layers", &V::layers, distinct(at_least(0)),
               "perturbed layers, counted from 0 (list)", {.unset = "all"});
-  vaccine.add("probe_dtype", &V::probe_dtype, one_of({"same", "bf16"}), "arithmetic of pass 1");
+  vaccine.add("probe_dtype", &V::probe_dtype, one_of({"same"}), "arithmetic of pass 1");
   vaccine.add("dropout_mask", &V::dropout_mask, one_of({"same", "fresh"}),
               "dropout masks of pass 1 against pass 2's");
 }
@@ -229,8 +229,6 @@ void add_output_and_runtime(std::vector<OptionRow>& rows) {
               "of a rank; by cores: cores / ranks of the node", {.unset = "by cores"});
   runtime.add("device", &RuntimeOptions::device, one_of({"auto", "cpu", "cuda"}),
               "where tensors live");
-  runtime.add("timeout_s", &RuntimeOptions::timeout_s, above(0),
-              "seconds a collective may wait for a rank");
 }
 
 void add_init(std::vector<OptionRow>& rows) {

@@ -64,7 +64,7 @@ struct VaccineOptions {
   std::string direction = "token";     // token | shared
   int64_t interval = 1;                // two passes when (step - 1) % interval == 0
   std::vector<int64_t> layers;         // 0-based; empty = all
-  std::string probe_dtype = "same";    // same | bf16: arithmetic of pass 1
+  std::string probe_dtype = "same";    // arithmetic of pass 1: that of the training
   std::string dropout_mask = "same";   // same | fresh
 };
 
@@ -107,7 +107,6 @@ struct OutputOptions {
 struct RuntimeOptions {
   std::optional<int64_t> threads;  // per rank; cores / local ranks
   std::string device = "auto";     // auto | cpu | cuda
-  double timeout_s = 600;
 };
 
 // Keys of config.json for `vaccine init`; named as there.

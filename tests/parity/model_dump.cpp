@@ -8,11 +8,16 @@
 #include <ATen/ATen.h>
 
 #include <cstdio>
+#include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <string>
+#include <vector>
 
 #include "base/error.h"
 #include "base/narrow.h"
+#include "base/packed_batch.h"
 #include "io/json_file.h"
 #include "io/peft_adapter.h"
 #include "io/safetensors_writer.h"

@@ -154,7 +154,7 @@ TEST(CommandLine, OptionsToComeAreUnknownYet) {
   EXPECT_EQ(parse_error("align --shard.frozen node"),
             "shard.frozen: expected one of replicate, full, found 'node' (the command line)");
   EXPECT_EQ(parse_error("align --vaccine.probe_dtype fp8"),
-            "vaccine.probe_dtype: expected one of same, bf16, found 'fp8' (the command line)");
+            "vaccine.probe_dtype: expected one of same, found 'fp8' (the command line)");
 }
 
 TEST(CommandLine, OptionsOfOtherSubcommandsAreErrors) {

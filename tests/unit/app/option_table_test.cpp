@@ -165,7 +165,6 @@ const std::map<std::string, Limits> kLimits = {
     {"eval.batch", kCount},
     {"output.log_interval", kCount},
     {"runtime.threads", kCountOrNone},
-    {"runtime.timeout_s", kPositive},
     {"init.vocab_size", kFromZero},
     {"init.hidden_size", kCount},
     {"init.intermediate_size", kCount},
