@@ -52,10 +52,9 @@ void run_drift(const Session& session) {
   together(session.world, [&] { batches = drift_batches(options, load_tokenizer(options)); });
   vaccine::DriftMeter meter(std::move(batches), *mesh.world);
   {
-    const auto reference =
-        load_model(session, mesh,
-                   base_request(options, options.drift.reference_path,
-                                options.drift.reference_merge));
+    const auto reference = load_model(
+        session, mesh,
+        base_request(options, options.drift.reference_path, options.drift.reference_merge));
     meter.set_reference(reference->llama(), reference->weights());
   }
   const auto state = load_model(session, mesh, base_request(options, "", options.adapter.merge));

@@ -26,8 +26,7 @@ struct LoadedForEval {
             .eval = options.eval,
             .data = options.data,
             .world = *mesh.world,
-            .begin_pass =
-                [this] { state->weights().begin_step(state->llama().unit_uses(false)); },
+            .begin_pass = [this] { state->weights().begin_step(state->llama().unit_uses(false)); },
             .on_progress =
                 [](const eval::EvalProgress& progress) {
                   log::info(cat("  ", progress.part, ": ", progress.done, "/", progress.total));
@@ -39,9 +38,9 @@ LoadedForEval load(const Session& session) {
   const Options& options = session.options;
   LoadedForEval loaded{.mesh = train::make_mesh(session.world, options.shard.group_size)};
   together(session.world, [&] { loaded.tokenizer.emplace(load_tokenizer(options)); });
-  loaded.state = load_model(
-      session, loaded.mesh,
-      {.model = options.model, .merge = options.adapter.merge, .shard = options.shard});
+  loaded.state =
+      load_model(session, loaded.mesh,
+                 {.model = options.model, .merge = options.adapter.merge, .shard = options.shard});
   return loaded;
 }
 

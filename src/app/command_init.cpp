@@ -37,10 +37,9 @@ void draw_normal(std::span<float> values, int64_t first, PhiloxKey key, float de
                    [&](int64_t begin, int64_t end) {
                      for (int64_t quad = begin; quad < end; ++quad) {
                        const auto index = static_cast<uint64_t>(first / 4 + quad);
-                       const PhiloxCounter bits =
-                           philox4x32({static_cast<uint32_t>(index),
-                                       static_cast<uint32_t>(index >> 32), 0, 0},
-                                      key);
+                       const PhiloxCounter bits = philox4x32(
+                           {static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32), 0, 0},
+                           key);
                        const auto low = normal_pair(bits[0], bits[1]);
                        const auto high = normal_pair(bits[2], bits[3]);
                        const float four[] = {low[0], low[1], high[0], high[1]};
@@ -98,9 +97,9 @@ void write_model(const Options& options) {
                            }});
   const bool is_directory = std::filesystem::is_directory(tokenizer_path);
   io::HuggingFaceContents contents{
-      .config_json = model::to_config_json(config, bf16 ? "bfloat16" : "float32",
-                                           tokenizer.bos_id(), tokenizer.eos_id(),
-                                           init.initializer_range),
+      .config_json =
+          model::to_config_json(config, bf16 ? "bfloat16" : "float32", tokenizer.bos_id(),
+                                tokenizer.eos_id(), init.initializer_range),
       .tensors = tensors,
       .tokenizer_dir = is_directory ? tokenizer_path : std::filesystem::path()};
   if (!is_directory) contents.extra_files["tokenizer.model"] = read_file(tokenizer_path);

@@ -31,16 +31,14 @@ void show_samples(const Options& options, const data::Tokenizer& tokenizer) {
   const data::PromptTemplate prompt_template =
       data::PromptTemplate::named(options.data.template_name);
   const data::RecordFile file = data::read_records(options.data.path, {.format = format});
-  const int64_t end = options.data.samples
-                          ? options.data.skip + *options.data.samples
-                          : static_cast<int64_t>(file.records.size());
+  const int64_t end = options.data.samples ? options.data.skip + *options.data.samples
+                                           : static_cast<int64_t>(file.records.size());
   for (const data::Record& record : file.records) {
     if (record.row < options.data.skip || record.row >= end) continue;
-    const data::Sample sample =
-        data::make_sample(tokenizer, prompt_template, record,
-                          {.format = format,
-                           .parse_special = options.data.parse_special,
-                           .max_length = options.data.max_length});
+    const data::Sample sample = data::make_sample(tokenizer, prompt_template, record,
+                                                  {.format = format,
+                                                   .parse_special = options.data.parse_special,
+                                                   .max_length = options.data.max_length});
     nlohmann::ordered_json shown = {{"row", record.row}, {"ids", sample.ids}};
     if (format == data::RecordFormat::kText) {
       shown["text"] = record.text;

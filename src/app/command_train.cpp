@@ -58,8 +58,16 @@ void adopt_initial_adapter(const Session& session, Options& options) {
   adapter.targets = config.targets;
 }
 
-io::StartRecord start_record(const Options& options, int world_size,
-                             const data::Dataset& dataset, const train::ModelState& state) {
+// What only the model can tell, before it is loaded.
+void check_against_model(const Options& options) {
+  if (options.train.method != "vaccine") return;
+  const model::LlamaConfig config =
+      model::read_llama_config(fs::path(options.model.path) / "config.json");
+  vaccine::Perturbation(options.vaccine, static_cast<int>(config.num_layers));
+}
+
+io::StartRecord start_record(const Options& options, int world_size, const data::Dataset& dataset,
+                             const train::ModelState& state) {
   nlohmann::json config = nlohmann::json::object();
   for (const OptionJson& option : to_json_values(options))
     config[option.section][option.key] = nlohmann::json::parse(option.json);
@@ -123,6 +131,7 @@ void run_training(const Session& session) {
   std::vector<PackedBatch> batches;
   together(session.world, [&] {
     adopt_initial_adapter(session, options);
+    check_against_model(options);
     tokenizer.emplace(load_tokenizer(options));
     dataset = data::build_dataset(options.data, *tokenizer, options.subcommand == "finetune");
     check_lengths(dataset, options);
@@ -134,29 +143,30 @@ void run_training(const Session& session) {
   std::unique_ptr<train::RunOutputs> outputs;
   together(session.world, [&] {
     if (session.is_root())
-      outputs = std::make_unique<train::RunOutputs>(options.output.dir, to_ini(options),
-                                                    start_record(options, session.world.size(),
-                                                                 dataset, *state),
-                                                    options.output.log_interval);
+      outputs = std::make_unique<train::RunOutputs>(
+          options.output.dir, to_ini(options),
+          start_record(options, session.world.size(), dataset, *state),
+          options.output.log_interval);
   });
   vaccine::DriftMeter meter(std::move(batches), *mesh.world);
-  train::Trainer trainer({.options = options,
-                          .mesh = mesh,
-                          .state = *state,
-                          .dataset = dataset,
-                          .dropout = trains_adapter(options) ? options.adapter.dropout : 0,
-                          .make_method = [&](const train::StepContext& context) {
-                            return make_method(options, context);
-                          },
-                          .measure_drift = drift_observer(options, meter, *state),
-                          .outputs = outputs.get()});
+  train::Trainer trainer(
+      {.options = options,
+       .mesh = mesh,
+       .state = *state,
+       .dataset = dataset,
+       .dropout = trains_adapter(options) ? options.adapter.dropout : 0,
+       .make_method =
+           [&](const train::StepContext& context) { return make_method(options, context); },
+       .measure_drift = drift_observer(options, meter, *state),
+       .outputs = outputs.get()});
   trainer.run();
   save(options, *state, session.is_root());
   if (outputs) {
     outputs->end("done", trainer.num_steps());
-    log::info(cat("wrote ", (fs::path(options.output.dir) /
-                             (trains_adapter(options) ? "adapter" : "model")).string(),
-                  ", run.jsonl, run.h5, config.cfg"));
+    log::info(cat(
+        "wrote ",
+        (fs::path(options.output.dir) / (trains_adapter(options) ? "adapter" : "model")).string(),
+        ", run.jsonl, run.h5, config.cfg"));
   }
 }
 

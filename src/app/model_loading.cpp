@@ -37,8 +37,8 @@ std::unique_ptr<train::ModelState> load_model(const Session& session, train::Mes
 }
 
 std::vector<PackedBatch> drift_batches(const Options& options, const data::Tokenizer& tokenizer) {
-  const data::Dataset dataset = data::build_first_rows(options.drift.path, options.drift.samples,
-                                                       options.data, tokenizer);
+  const data::Dataset dataset =
+      data::build_first_rows(options.drift.path, options.drift.samples, options.data, tokenizer);
   check_lengths(dataset, options);
   std::vector<PackedBatch> batches;
   for (int64_t first = 0; first < dataset.size(); first += options.drift.batch) {

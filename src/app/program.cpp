@@ -34,8 +34,9 @@ void set_threads(const Options& options, const dist::Environment& environment) {
 
 void check_device(const Options& options) {
   if (options.runtime.device == "cuda")
-    throw ConfigError("runtime.device: expected auto or cpu (this program was built without CUDA), "
-                      "found cuda");
+    throw ConfigError(
+        "runtime.device: expected auto or cpu (this program was built without CUDA), "
+        "found cuda");
 }
 
 // Ranks that were started with different options would part ways in the middle of a collective.
@@ -43,18 +44,18 @@ void compare_configurations(const dist::Communicator& world, const Options& opti
   const std::vector<std::string> hashes = world.all_gather_text(config_hash(options));
   for (size_t rank = 1; rank < hashes.size(); ++rank)
     if (hashes[rank] != hashes[0])
-      throw AgreedError(cat("the resolved configuration of rank ", rank,
-                            " differs from that of rank 0 (hash ", hashes[rank], " and ",
-                            hashes[0], "): start all ranks with the same options"),
-                        kBadInput);
+      throw AgreedError(
+          cat("the resolved configuration of rank ", rank, " differs from that of rank 0 (hash ",
+              hashes[rank], " and ", hashes[0], "): start all ranks with the same options"),
+          kBadInput);
 }
 
 using Command = void (*)(const Session&);
 
 const std::map<std::string, Command>& commands() {
   static const std::map<std::string, Command> table = {
-      {"init", run_init},     {"align", run_training}, {"finetune", run_training},
-      {"eval", run_eval},     {"drift", run_drift},    {"generate", run_generate},
+      {"init", run_init},        {"align", run_training}, {"finetune", run_training},
+      {"eval", run_eval},        {"drift", run_drift},    {"generate", run_generate},
       {"tokenize", run_tokenize}};
   return table;
 }

@@ -72,8 +72,8 @@ void publish_text(const fs::path& path, std::string_view text) {
     out.write(text.data(), static_cast<std::streamsize>(text.size()));
     out.close();
     if (!out)
-      throw WriteError(cat(path.string(), ": cannot write ", text.size(),
-                           " bytes: ", std::strerror(errno)));
+      throw WriteError(
+          cat(path.string(), ": cannot write ", text.size(), " bytes: ", std::strerror(errno)));
   });
 }
 

@@ -1,11 +1,11 @@
 // Errors of the whole program. Which class is thrown decides the exit code (app/main.cpp):
-// ConfigError and DataError 2, CommError 3, everything else (WriteError too) 1. A message names what failed, the
-// expected and the actual value, and the object (path, tensor, option).
+// ConfigError and DataError 2, CommError 3, everything else (WriteError too) 1. A message names
+// what failed, the expected and the actual value, and the object (path, tensor, option).
 #pragma once
 
 #include <source_location>
-#include <stdexcept>
 #include <sstream>
+#include <stdexcept>
 #include <string>
 
 namespace vax {
@@ -52,9 +52,9 @@ namespace detail {
 }  // namespace vax
 
 // An invariant of the program itself, checked in release builds too. THROWS std::logic_error.
-#define VAX_CHECK(condition, ...)                                                     \
-  do {                                                                                \
-    if (!(condition)) [[unlikely]]                                                    \
+#define VAX_CHECK(condition, ...)                                                      \
+  do {                                                                                 \
+    if (!(condition)) [[unlikely]]                                                     \
       ::vax::detail::fail_check(#condition, ::vax::cat("" __VA_OPT__(, ) __VA_ARGS__), \
-                                std::source_location::current());                     \
+                                std::source_location::current());                      \
   } while (false)

@@ -11,8 +11,9 @@
 namespace vax {
 
 struct ModelOptions {
-  std::string path;   // Hugging Face directory
-  std::string dtype;  // "fp32" | "bf16": frozen weights and GEMM inputs; "" = fp32 on CPU, bf16 on GPU
+  std::string path;  // Hugging Face directory
+  std::string
+      dtype;  // "fp32" | "bf16": frozen weights and GEMM inputs; "" = fp32 on CPU, bf16 on GPU
 };
 
 struct AdapterOptions {
@@ -28,11 +29,12 @@ struct AdapterOptions {
 
 struct DataOptions {
   std::string path;
-  std::string format = "alpaca";    // "alpaca" | "text"
-  std::string template_name = "alpaca";  // key "template": alpaca | llama2-chat | vicuna | plain | FILE
+  std::string format = "alpaca";  // "alpaca" | "text"
+  // Key "template": alpaca | llama2-chat | vicuna | plain | FILE.
+  std::string template_name = "alpaca";
   bool parse_special = false;
-  int64_t max_length = 200;         // ids
-  std::optional<int64_t> samples;   // all
+  int64_t max_length = 200;        // ids
+  std::optional<int64_t> samples;  // all
   int64_t skip = 0;
   bool shuffle = true;
   std::string harmful_path;
@@ -52,28 +54,28 @@ struct TrainOptions {
   double eps = 1e-8;
   std::string schedule = "cosine";  // cosine | linear | constant
   double warmup_ratio = 0.1;
-  double clip = 1.0;                  // largest L2 norm of the gradient; 0 = no clipping
-  std::string recompute = "none";     // none | pass2 | all
+  double clip = 1.0;               // largest L2 norm of the gradient; 0 = no clipping
+  std::string recompute = "none";  // none | pass2 | all
   uint64_t seed = 42;
 };
 
 // METHOD: eps_l = rho * G_l / (sqrt(S) + 1e-7).
 struct VaccineOptions {
   double rho = 2.0;
-  std::string norm_scope = "global";   // global | rank | micro: where S is summed
-  std::string direction = "token";     // token | shared
-  int64_t interval = 1;                // two passes when (step - 1) % interval == 0
-  std::vector<int64_t> layers;         // 0-based; empty = all
-  std::string probe_dtype = "same";    // arithmetic of pass 1: that of the training
-  std::string dropout_mask = "same";   // same | fresh
+  std::string norm_scope = "global";  // global | rank | micro: where S is summed
+  std::string direction = "token";    // token | shared
+  int64_t interval = 1;               // two passes when (step - 1) % interval == 0
+  std::vector<int64_t> layers;        // 0-based; empty = all
+  std::string probe_dtype = "same";   // arithmetic of pass 1: that of the training
+  std::string dropout_mask = "same";  // same | fresh
 };
 
 struct ShardOptions {
-  std::string frozen = "full";     // replicate | full
-  std::string trainable = "full";  // replicate | full
+  std::string frozen = "full";        // replicate | full
+  std::string trainable = "full";     // replicate | full
   std::optional<int64_t> group_size;  // ranks a unit is spread over; all
-  double residency_gib = 0;        // gathered units kept beyond those in use
-  int64_t prefetch = 1;            // units gathered ahead
+  double residency_gib = 0;           // gathered units kept beyond those in use
+  int64_t prefetch = 1;               // units gathered ahead
 };
 
 struct DriftOptions {

@@ -5,9 +5,9 @@
 #pragma once
 
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <numbers>
-#include <cmath>
 #include <string_view>
 
 namespace vax {

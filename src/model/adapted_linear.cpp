@@ -41,8 +41,8 @@ void adapted_backward(const AdaptedLinear& layer, const UnitTensors& weights,
     at::Tensor& db_OR = gradients != nullptr ? (*gradients)[b] : none_b;
     if (!dx_TI.defined() && !da_RI.defined()) continue;
     ops::lora_backward(dy_TO.narrow(1, branch.begin, branch.width), x_TI, u[i], weights[a],
-                       weights[b], context.dims.lora.scale(),
-                       context.dropout_of(branch.projection), dx_TI, da_RI, db_OR);
+                       weights[b], context.dims.lora.scale(), context.dropout_of(branch.projection),
+                       dx_TI, da_RI, db_OR);
   }
 }
 

@@ -59,8 +59,8 @@ Llama::Llama(LlamaConfig config, LoraSpec lora, bool train_base, at::ScalarType 
 
 BlockContext Llama::make_context(const PackedBatch& batch, int layer,
                                  const PassOptions& options) const {
-  const at::Tensor positions_T = at::from_blob(const_cast<int32_t*>(batch.positions.data()),
-                                               {batch.num_tokens()}, at::kInt);
+  const at::Tensor positions_T =
+      at::from_blob(const_cast<int32_t*>(batch.positions.data()), {batch.num_tokens()}, at::kInt);
   return {.dims = dims_,
           .layer = layer,
           .offsets = batch.offsets,
@@ -91,7 +91,9 @@ at::Tensor Llama::run_block(int layer, at::Tensor x_TD, const HeldWeights& weigh
   MlpSaved mlp;
   const at::Tensor y_TD = mlp_forward(context, weights.all(), h_TD, mlp);
   if (!save) return h_TD.add_(y_TD);
-  saved = {.x_TD = std::move(x_TD), .h_TD = h_TD, .attention = std::move(attention),
+  saved = {.x_TD = std::move(x_TD),
+           .h_TD = h_TD,
+           .attention = std::move(attention),
            .mlp = std::move(mlp)};
   return at::add(h_TD, y_TD);
 }
@@ -139,8 +141,7 @@ void Llama::backward_blocks(const PackedBatch& batch, WeightSource& weights,
     if (batch.empty()) continue;
     const BlockContext context = make_context(batch, layer, options);
     BlockSaved& block = saved[static_cast<size_t>(layer)];
-    if (options.recompute)
-      run_block(layer, block.x_TD, held, context, options, true, block);
+    if (options.recompute) run_block(layer, block.x_TD, held, context, options, true, block);
     mlp_backward(context, held.all(), sink.get(), block.h_TD, block.mlp, grad_TD);
     if (options.backward_boundary) options.backward_boundary(layer, grad_TD);
     if (layer == 0 && options.stop_at_first_boundary) return;
@@ -166,8 +167,7 @@ double Llama::forward_backward(const PackedBatch& batch, WeightSource& weights,
     if (options.recompute) block.x_TD = input_TD;
   }
   at::Tensor grad_TD;
-  const double loss_sum =
-      run_head(batch, x_TD, weights, gradients, options.loss_scale, &grad_TD);
+  const double loss_sum = run_head(batch, x_TD, weights, gradients, options.loss_scale, &grad_TD);
   x_TD.reset();
   backward_blocks(batch, weights, gradients, options, saved, grad_TD);
   if (train_base_ && gradients != nullptr) {

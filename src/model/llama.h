@@ -3,10 +3,10 @@
 //   units 1..L    blocks, each of two halves:  h = x + e, e = attention(norm(x))   [boundary]
 //                                              x' = h + mlp(norm(h))
 //   unit L + 1    final norm and output head
-// The boundary between the halves is where Vaccine reads G_l = dL/de_l (the gradient of the residual
-// stream there) and adds eps_l. Single-device code: sharding hides behind WeightSource and
-// GradientSink. Shape letters: T tokens of the packed micro-batch, D hidden, F feed-forward, H query
-// heads, K head dimension, C = (H + 2 KV) K, V vocabulary, N label rows.
+// The boundary between the halves is where Vaccine reads G_l = dL/de_l (the gradient of the
+// residual stream there) and adds eps_l. Single-device code: sharding hides behind WeightSource and
+// GradientSink. Shape letters: T tokens of the packed micro-batch, D hidden, F feed-forward, H
+// query heads, K head dimension, C = (H + 2 KV) K, V vocabulary, N label rows.
 //
 // Precision: the residual stream, its gradient, norms' statistics, softmax and losses are fp32;
 // inputs and outputs of GEMMs have the compute type (fp32 or bf16); LoRA arithmetic is fp32.
@@ -31,17 +31,16 @@ namespace vax::model {
 
 // Called between the halves of block `layer` (0-based). May change h in place (h = x + e, fp32);
 // must do the same when called again for one micro-batch (recomputation).
-using ForwardBoundary =
-    std::function<void(int layer, const at::Tensor& e_TD, at::Tensor& h_TD)>;
+using ForwardBoundary = std::function<void(int layer, const at::Tensor& e_TD, at::Tensor& h_TD)>;
 // Gets G_l of the micro-batch, fp32; the tensor is only valid during the call.
 using BackwardBoundary = std::function<void(int layer, const at::Tensor& grad_TD)>;
 
 struct PassOptions {
-  double loss_scale = 1;         // factor on the sum of cross entropies: 1 / N of the global batch
-  double dropout = 0;            // of the LoRA branch's input
+  double loss_scale = 1;  // factor on the sum of cross entropies: 1 / N of the global batch
+  double dropout = 0;     // of the LoRA branch's input
   uint64_t seed = 0;
-  uint64_t dropout_stream = 0;   // ops::dropout_stream(step, pass)
-  bool recompute = false;        // keep only block inputs, run blocks forward again in the backward
+  uint64_t dropout_stream = 0;  // ops::dropout_stream(step, pass)
+  bool recompute = false;       // keep only block inputs, run blocks forward again in the backward
   bool stop_at_first_boundary = false;  // the backward ends with G of layer 0 (a probe)
   ForwardBoundary forward_boundary;     // may be empty
   BackwardBoundary backward_boundary;   // may be empty
@@ -91,8 +90,8 @@ class Llama {
 
  private:
   at::Tensor run_block(int layer, at::Tensor x_TD, const HeldWeights& weights,
-                       const BlockContext& context, const PassOptions& options,
-                       bool save, BlockSaved& saved) const;
+                       const BlockContext& context, const PassOptions& options, bool save,
+                       BlockSaved& saved) const;
   double run_head(const PackedBatch& batch, const at::Tensor& x_TD, WeightSource& weights,
                   GradientSink* gradients, double loss_scale, at::Tensor* grad_TD) const;
   void backward_blocks(const PackedBatch& batch, WeightSource& weights, GradientSink* gradients,

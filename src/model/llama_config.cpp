@@ -28,7 +28,8 @@ class Reader {
     if (!has(key) || !object_.at(key).is_number_integer()) fail(key, "an integer");
     const auto value = object_.at(key).get<int64_t>();
     constexpr int64_t kLargest = int64_t{1} << 31;
-    if (value < smallest || value > kLargest) fail(key, cat("an integer in [", smallest, ", 2^31]"));
+    if (value < smallest || value > kLargest)
+      fail(key, cat("an integer in [", smallest, ", 2^31]"));
     return value;
   }
   int64_t integer_or(const std::string& key, int64_t smallest, int64_t fallback) const {
@@ -91,8 +92,8 @@ void check_heads(const Reader& reader, const LlamaConfig& config) {
     reader.fail("num_key_value_heads",
                 cat("a divisor of num_attention_heads = ", config.num_heads));
   if (config.head_dim % 2 != 0)
-    throw DataError(cat(reader.path(), ": head dimension: expected an even number, found ",
-                        config.head_dim));
+    throw DataError(
+        cat(reader.path(), ": head dimension: expected an even number, found ", config.head_dim));
 }
 
 }  // namespace
@@ -126,8 +127,7 @@ LlamaConfig parse_llama_config(const std::string& json_text, const std::string& 
   config.mlp_bias = reader.boolean_or("mlp_bias", false);
 
   const Reader parameters = reader.nested("rope_parameters");
-  config.rope_theta =
-      parameters.positive_or("rope_theta", reader.positive_or("rope_theta", 10000));
+  config.rope_theta = parameters.positive_or("rope_theta", reader.positive_or("rope_theta", 10000));
   const Reader scaling = reader.has("rope_parameters") ? parameters : reader.nested("rope_scaling");
   config.rope_scaling = read_scaling(scaling, config.max_position_embeddings);
   return config;
@@ -190,9 +190,10 @@ LlamaConfig make_llama_config(const InitOptions& options) {
   config.tie_word_embeddings = options.tie_word_embeddings;
   config.attention_bias = options.attention_bias;
   if (config.num_heads % config.num_kv_heads != 0)
-    throw ConfigError(cat("init.num_key_value_heads: expected a divisor of "
-                          "init.num_attention_heads = ",
-                          config.num_heads, ", found ", config.num_kv_heads));
+    throw ConfigError(
+        cat("init.num_key_value_heads: expected a divisor of "
+            "init.num_attention_heads = ",
+            config.num_heads, ", found ", config.num_kv_heads));
   if (config.head_dim % 2 != 0)
     throw ConfigError(cat("init.head_dim: expected an even number, found ", config.head_dim));
   return config;

@@ -40,8 +40,8 @@ struct LlamaConfig {
 };
 
 // THROWS DataError naming `path`, the key, expected and found, for what is missing, ill-typed,
-// inconsistent (H not divisible by KV, odd head_dim) or not supported (another architecture, another
-// activation, another rope type).
+// inconsistent (H not divisible by KV, odd head_dim) or not supported (another architecture,
+// another activation, another rope type).
 LlamaConfig read_llama_config(const std::filesystem::path& path);
 LlamaConfig parse_llama_config(const std::string& json_text, const std::string& path);
 

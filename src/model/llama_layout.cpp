@@ -25,9 +25,9 @@ FlatUnit block_unit(const LlamaConfig& c, int64_t layer) {
                         matrix(attention + "v_proj.weight", kv, c.hidden_size)});
   unit.add_group(kAttnOut, {matrix(attention + "o_proj.weight", c.hidden_size, query)});
   if (c.attention_bias) {
-    unit.add_group(kQkvBias, {vector(attention + "q_proj.bias", query),
-                              vector(attention + "k_proj.bias", kv),
-                              vector(attention + "v_proj.bias", kv)});
+    unit.add_group(kQkvBias,
+                   {vector(attention + "q_proj.bias", query), vector(attention + "k_proj.bias", kv),
+                    vector(attention + "v_proj.bias", kv)});
     unit.add_group(kAttnOutBias, {vector(attention + "o_proj.bias", c.hidden_size)});
   }
   unit.add_group(kPostNorm, {vector(prefix + "post_attention_layernorm.weight", c.hidden_size)});
@@ -70,8 +70,8 @@ Extent projection_extent(const LlamaConfig& c, Projection projection) {
 FlatLayout base_layout(const LlamaConfig& config) {
   FlatLayout layout;
   FlatUnit embedding{.name = "embedding"};
-  embedding.add_group(kEmbedding, {matrix("model.embed_tokens.weight", config.vocab_size,
-                                          config.hidden_size)});
+  embedding.add_group(kEmbedding,
+                      {matrix("model.embed_tokens.weight", config.vocab_size, config.hidden_size)});
   layout.push_back(std::move(embedding));
   for (int64_t layer = 0; layer < config.num_layers; ++layer)
     layout.push_back(block_unit(config, layer));

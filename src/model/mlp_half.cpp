@@ -69,8 +69,8 @@ void mlp_backward(const BlockContext& context, const UnitTensors& weights, UnitT
     ops::rms_norm_apply(h_TD, weights[kPostNorm], saved.rstd_T, normed_TD);
   }
   at::Tensor dnormed_TD = at::empty_like(dy_TD);
-  adapted_backward({kGateUp, kGateUpBias, gate_up}, weights, gradients, context,
-                   saved.gate_up_TC, normed_TD, saved.gate_up_u, dnormed_TD);
+  adapted_backward({kGateUp, kGateUpBias, gate_up}, weights, gradients, context, saved.gate_up_TC,
+                   normed_TD, saved.gate_up_u, dnormed_TD);
   at::Tensor none;
   at::Tensor& dnorm_D = gradients != nullptr ? (*gradients)[kPostNorm] : none;
   ops::rms_norm_backward(dnormed_TD, h_TD, weights[kPostNorm], saved.rstd_T, grad_TD, dnorm_D);

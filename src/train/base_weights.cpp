@@ -85,10 +85,8 @@ void BaseWeights::add_adapter(const FlatLayout& layout, const std::string& direc
                           ", which the base model does not have"));
     const int64_t r = adapter.config().r;
     const std::vector<int64_t>& shape = found->second->shape;
-    check_shape(module.a->file, module.a->name, std::vector<int64_t>{r, shape[1]},
-                module.a->shape);
-    check_shape(module.b->file, module.b->name, std::vector<int64_t>{shape[0], r},
-                module.b->shape);
+    check_shape(module.a->file, module.a->name, std::vector<int64_t>{r, shape[1]}, module.a->shape);
+    check_shape(module.b->file, module.b->name, std::vector<int64_t>{shape[0], r}, module.b->shape);
     deltas_[name].push_back({&adapter, &module, scale});
   }
 }

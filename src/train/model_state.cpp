@@ -45,7 +45,8 @@ ModelState::ModelState(const ModelRequest& request, Mesh& mesh) {
   llama_ = std::make_unique<model::Llama>(config, lora_of(request, initial), request.train_base,
                                           compute);
 
-  // Frozen weights are stored as they are computed with; a replicated plane is a shard group of one.
+  // Frozen weights are stored as they are computed with; a replicated plane is a shard group of
+  // one.
   const bool frozen_replicated = request.shard.frozen == "replicate";
   dist::ShardedUnitsOptions frozen_options = plane_options(request.shard, false);
   frozen_options.shard_dtype = frozen_options.gather_dtype = compute;

@@ -62,17 +62,16 @@ void RunOutputs::step(const io::StepRecord& record, int64_t num_steps) {
 }
 
 void RunOutputs::show_progress(const io::StepRecord& record, int64_t num_steps) {
-  std::string line =
-      format("step %ld/%ld  loss %.4f", static_cast<long>(record.step),
-             static_cast<long>(num_steps), record.loss);
+  std::string line = format("step %ld/%ld  loss %.4f", static_cast<long>(record.step),
+                            static_cast<long>(num_steps), record.loss);
   if (record.hidden_grad_norm)
     line += format("  clean %.4f  |G| %.2e", record.clean_loss, *record.hidden_grad_norm);
   line += format("  lr %.2e  %.0f tokens/s  comm %.0f%%  %.2f GiB", record.lr,
                  static_cast<double>(record.tokens) / record.step_s,
                  100 * record.comm_s / record.step_s,
                  static_cast<double>(record.memory_bytes) / (1 << 30));
-  line += "  " +
-          duration_text(smoothed_step_s_ * static_cast<double>(num_steps - record.step)) + " left";
+  line += "  " + duration_text(smoothed_step_s_ * static_cast<double>(num_steps - record.step)) +
+          " left";
   if (!is_terminal_) {
     log::info(line);
     return;

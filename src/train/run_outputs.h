@@ -1,5 +1,5 @@
-// What a run tells while it goes: run.jsonl and run.h5 in the output directory, and a progress line.
-// Lives on rank 0 only.
+// What a run tells while it goes: run.jsonl and run.h5 in the output directory, and a progress
+// line. Lives on rank 0 only.
 #pragma once
 
 #include <filesystem>

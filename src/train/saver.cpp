@@ -73,10 +73,10 @@ void save_adapter(ModelState& state, const std::filesystem::path& directory,
     const at::Tensor& flat = reader.read(unit);
     if (!is_writer) return;
     values.push_back(flat.narrow(0, member.offset, member.count).to(at::kFloat, false, true));
-    tensors.push_back({.name = member.name,
-                       .shape = member.shape,
-                       .data = {values.back().const_data_ptr<float>(),
-                                static_cast<size_t>(member.count)}});
+    tensors.push_back(
+        {.name = member.name,
+         .shape = member.shape,
+         .data = {values.back().const_data_ptr<float>(), static_cast<size_t>(member.count)}});
   });
   reader.close();
   if (!is_writer) return;
@@ -101,20 +101,19 @@ void save_model(ModelState& state, const std::filesystem::path& directory,
   const bool bf16 = state.llama().compute_dtype() == at::kBFloat16;
   std::vector<io::TensorToWrite> tensors;
   for_each_member(plane.layout(), [&](int unit, const FlatMember& member) {
-    tensors.push_back({.name = member.name,
-                       .dtype = bf16 ? io::DType::kBF16 : io::DType::kF32,
-                       .shape = member.shape,
-                       .source = [&reader, unit, member](const io::ByteSink& sink) {
-                         const at::Tensor part =
-                             reader.read(unit).narrow(0, member.offset, member.count);
-                         sink({static_cast<const std::byte*>(part.const_data_ptr()),
-                               part.nbytes()});
-                       }});
+    tensors.push_back(
+        {.name = member.name,
+         .dtype = bf16 ? io::DType::kBF16 : io::DType::kF32,
+         .shape = member.shape,
+         .source = [&reader, unit, member](const io::ByteSink& sink) {
+           const at::Tensor part = reader.read(unit).narrow(0, member.offset, member.count);
+           sink({static_cast<const std::byte*>(part.const_data_ptr()), part.nbytes()});
+         }});
   });
-  io::write_huggingface_directory(
-      directory, {.config_json = config_json_for(source_directory, bf16),
-                  .tensors = tensors,
-                  .tokenizer_dir = source_directory});
+  io::write_huggingface_directory(directory,
+                                  {.config_json = config_json_for(source_directory, bf16),
+                                   .tensors = tensors,
+                                   .tokenizer_dir = source_directory});
   reader.close();
 }
 

@@ -74,8 +74,7 @@ void ShardedWeights::release(int unit) {
     if (const int index = plane->index_of(unit); index >= 0) plane->units().release(index);
 }
 
-ShardedGradientSink::ShardedGradientSink(const Plane& trainable,
-                                         dist::ShardedGradients& gradients)
+ShardedGradientSink::ShardedGradientSink(const Plane& trainable, dist::ShardedGradients& gradients)
     : plane_(trainable),
       gradients_(gradients),
       tensors_(trainable.layout().size()),

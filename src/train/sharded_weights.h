@@ -60,8 +60,7 @@ class ShardedWeights : public model::WeightSource {
     const void* frozen_data = nullptr;
     const void* trainable_data = nullptr;
   };
-  static void acquire_plane(Plane& plane, int unit, const void*& data,
-                            model::UnitTensors& tensors);
+  static void acquire_plane(Plane& plane, int unit, const void*& data, model::UnitTensors& tensors);
 
   Plane& frozen_;
   Plane& trainable_;

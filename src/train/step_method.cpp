@@ -16,8 +16,8 @@ StepOutcome SftMethod::run(const StepBatch& batch) {
   const model::PassOptions options = update_pass_options(context_, batch);
   double loss_sum = 0;
   for (const PackedBatch& micro_batch : batch.micro_batches)
-    loss_sum += context_.llama.forward_backward(micro_batch, context_.weights,
-                                                &context_.gradients, options);
+    loss_sum += context_.llama.forward_backward(micro_batch, context_.weights, &context_.gradients,
+                                                options);
   context_.world.all_reduce(&loss_sum, 1, dist::DataType::kFloat64, dist::ReduceOp::kSum).wait();
   const double loss = loss_sum / static_cast<double>(batch.label_tokens);
   return {.loss = loss, .clean_loss = loss};

@@ -28,7 +28,7 @@ struct StepContext {
 // This rank's part of one global batch. Every rank has the same number of micro-batches; those
 // beyond its rows are empty.
 struct StepBatch {
-  int64_t step = 1;          // 1-based
+  int64_t step = 1;  // 1-based
   std::span<const PackedBatch> micro_batches;
   int64_t label_tokens = 0;  // N, over the whole global batch, > 0
 };

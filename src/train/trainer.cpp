@@ -86,8 +86,10 @@ io::StepRecord Trainer::run_step(int64_t step) {
   io::StepRecord record{.step = step};
   count_tokens(in_.dataset, rows, record);
   if (record.label_tokens == 0)
-    throw DataError(cat("step ", step, ": no row of the global batch has a label left (prompts fill "
-                        "data.max_length = ", in_.options.data.max_length, ")"));
+    throw DataError(cat("step ", step,
+                        ": no row of the global batch has a label left (prompts fill "
+                        "data.max_length = ",
+                        in_.options.data.max_length, ")"));
   const std::vector<PackedBatch> micro_batches = data::pack_share(
       in_.dataset, rows, world.rank(), world.size(), in_.options.train.micro_batch);
 
@@ -124,8 +126,7 @@ void Trainer::reduce_over_replicas() {
   for (int unit = 0; unit < in_.state.trainable().units().num_units(); ++unit) {
     at::Tensor& shard = gradients_.shard(unit);
     replicas
-        .all_reduce(shard.data_ptr(), shard.numel(), dist::DataType::kFloat32,
-                    dist::ReduceOp::kSum)
+        .all_reduce(shard.data_ptr(), shard.numel(), dist::DataType::kFloat32, dist::ReduceOp::kSum)
         .wait();
   }
 }

@@ -42,8 +42,8 @@ Perturbation::Perturbation(const VaccineOptions& options, int num_layers)
       layer_squares_(static_cast<size_t>(num_layers), 0.0) {
   for (const int64_t layer : options.layers) {
     if (layer < 0 || layer >= num_layers)
-      throw ConfigError(cat("vaccine.layers: expected layers in [0, ", num_layers - 1,
-                            "], found ", layer));
+      throw ConfigError(
+          cat("vaccine.layers: expected layers in [0, ", num_layers - 1, "], found ", layer));
     perturbed_[static_cast<size_t>(layer)] = true;
   }
 }

@@ -68,8 +68,8 @@ train::StepOutcome VaccineMethod::run(const train::StepBatch& batch) {
   // The global scope has summed the squares over the ranks already.
   const size_t skip = norm_scope_of(options_) == NormScope::kGlobal ? num_layers : 0;
   context_.world
-      .all_reduce(sums.data() + skip, narrow<int64_t>(sums.size() - skip),
-                  dist::DataType::kFloat64, dist::ReduceOp::kSum)
+      .all_reduce(sums.data() + skip, narrow<int64_t>(sums.size() - skip), dist::DataType::kFloat64,
+                  dist::ReduceOp::kSum)
       .wait();
   outcome.layer_squares.assign(sums.begin(), sums.begin() + narrow<std::ptrdiff_t>(num_layers));
   outcome.clean_loss = sums[num_layers] / static_cast<double>(batch.label_tokens);

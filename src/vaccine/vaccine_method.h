@@ -1,6 +1,6 @@
 // The Vaccine step (arXiv 2402.01109, algorithm 1): pass 1 finds the perturbation of the hidden
-// states that raises the loss most within an L2 ball of radius rho, pass 2 takes the gradients under
-// it. Pass 1 computes no weight gradient and ends at the first layer's boundary.
+// states that raises the loss most within an L2 ball of radius rho, pass 2 takes the gradients
+// under it. Pass 1 computes no weight gradient and ends at the first layer's boundary.
 #pragma once
 
 #include "train/step_method.h"

@@ -273,8 +273,8 @@ class ProgramRuns:
         return output
 
     def start(self, subcommand, options, ranks=1):
-        mpi = [*self.launcher, ranks] if ranks > 1 else []
         """Options with the value None are left out."""
+        mpi = [*self.launcher, ranks] if ranks > 1 else []
         flags = [part for name, value in options.items() if value is not None
                  for part in (f"--{name}", value)]
         run([*mpi, self.program, subcommand, *flags])

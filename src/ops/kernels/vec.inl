@@ -77,6 +77,26 @@ inline void store(Bf16* to, VecF v, Full) {
   const VecHalf half = narrow(v == v ? rounded : splat_u(0x7fc0u));
   __builtin_memcpy(to, &half, sizeof half);
 }
+// Rows of attention scores end anywhere: their tails are worth the masked instructions.
+#if VAX_VECTOR_BYTES == 64
+inline __mmask16 lane_mask(Part part) { return static_cast<__mmask16>((1u << part.count) - 1u); }
+inline VecF load(const float* from, Part part) {
+  return reinterpret_cast<VecF>(_mm512_maskz_loadu_ps(lane_mask(part), from));
+}
+inline void store(float* to, VecF v, Part part) {
+  _mm512_mask_storeu_ps(to, lane_mask(part), reinterpret_cast<__m512>(v));
+}
+#elif VAX_VECTOR_BYTES == 32
+inline __m256i lane_mask(Part part) {
+  return reinterpret_cast<__m256i>(kIota < splat_i(static_cast<int32_t>(part.count)));
+}
+inline VecF load(const float* from, Part part) {
+  return reinterpret_cast<VecF>(_mm256_maskload_ps(from, lane_mask(part)));
+}
+inline void store(float* to, VecF v, Part part) {
+  _mm256_maskstore_ps(to, lane_mask(part), reinterpret_cast<__m256>(v));
+}
+#endif
 template <typename T>
 inline VecF load(const T* from, Part part) {
   T buffer[kLanes] = {};

@@ -50,6 +50,7 @@ TEST(OptionTable, HasOneRowForEachMemberOfTheStructs) {
 TEST(OptionTable, EachRowSetsAMemberOfItsOwn) {
   // Two rows bound to one member would show up as one row changing another row's text.
   for (const OptionRow& row : option_rows()) {
+    if (row.rule.choices.size() == 1 && row.rule.other.empty()) continue;  // one legal value
     Options options;
     const Strings candidates = {"3", "2", "0.25", "true", "false", "text"};
     const std::string before = row.text(options);

@@ -61,8 +61,7 @@ TEST_F(AtomicFile, PublishesADirectoryWhole) {
   publish_directory(directory_ / "d", write("1"));
   publish_directory(directory_ / "d", write("2"));
   EXPECT_EQ(read_file(directory_ / "d" / "a"), "2");
-  EXPECT_THROW(publish_directory(directory_ / "d",
-                                 [](const fs::path&) { throw DataError("no"); }),
+  EXPECT_THROW(publish_directory(directory_ / "d", [](const fs::path&) { throw DataError("no"); }),
                DataError);
   EXPECT_EQ(read_file(directory_ / "d" / "a"), "2");
   EXPECT_EQ(num_entries(), 1U);

@@ -7,9 +7,9 @@
 
 #include <cmath>
 
+#include "base/error.h"
 #include "io/hdf5_dataset.h"
 #include "io/run_file.h"
-#include "base/error.h"
 #include "io_test_support.h"
 #include "sample_records.h"
 

@@ -4,8 +4,8 @@
 #include <sstream>
 
 #include "base/atomic_file.h"
-#include "io/run_file.h"
 #include "base/error.h"
+#include "io/run_file.h"
 #include "io_test_support.h"
 #include "sample_records.h"
 

@@ -16,9 +16,9 @@ namespace {
 using nlohmann::json;
 
 json small_config() {
-  return {{"model_type", "llama"},     {"vocab_size", 61},          {"hidden_size", 36},
-          {"intermediate_size", 52},   {"num_hidden_layers", 2},    {"num_attention_heads", 6},
-          {"num_key_value_heads", 3},  {"rms_norm_eps", 1e-5},      {"max_position_embeddings", 64},
+  return {{"model_type", "llama"},      {"vocab_size", 61},       {"hidden_size", 36},
+          {"intermediate_size", 52},    {"num_hidden_layers", 2}, {"num_attention_heads", 6},
+          {"num_key_value_heads", 3},   {"rms_norm_eps", 1e-5},   {"max_position_embeddings", 64},
           {"tie_word_embeddings", true}};
 }
 
@@ -50,8 +50,7 @@ TEST(LlamaConfig, ReadsBothRotaryLayouts) {
   old_layout["rope_theta"] = 5e5;
   old_layout["rope_scaling"] = {{"type", "linear"}, {"factor", 4.0}};
   json new_layout = small_config();
-  new_layout["rope_parameters"] = {
-      {"rope_theta", 5e5}, {"rope_type", "linear"}, {"factor", 4.0}};
+  new_layout["rope_parameters"] = {{"rope_theta", 5e5}, {"rope_type", "linear"}, {"factor", 4.0}};
   for (const json& layout : {old_layout, new_layout}) {
     const LlamaConfig config = parse(layout);
     EXPECT_EQ(config.rope_theta, 5e5);

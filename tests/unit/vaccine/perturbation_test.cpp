@@ -1,5 +1,5 @@
-// The perturbation by itself: its norm, its scopes, its two directions. Reference: METHOD's equation
-// eps_l = rho G_l / (sqrt(S) + 1e-7), evaluated here in fp64.
+// The perturbation by itself: its norm, its scopes, its two directions. Reference: METHOD's
+// equation eps_l = rho G_l / (sqrt(S) + 1e-7), evaluated here in fp64.
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
@@ -53,20 +53,24 @@ class PerturbationTest : public ::testing::Test {
 
 TEST_F(PerturbationTest, HasNormRhoOverAllLayersAndMicroBatches) {
   const Perturbation perturbation = recorded({.rho = 3});
-  double sum = 0;
+  double eps_squares = 0, grad_squares = 0;
   for (size_t m = 0; m < grads_.size(); ++m)
-    for (int layer = 0; layer < kLayers; ++layer)
-      sum += epsilon(perturbation, m, layer).square().sum().item<double>();
-  // 1e-7 beside sqrt(S) = 3e-2 shortens it by 4e-6; fp32 rounding adds 1e-7.
-  EXPECT_NEAR(std::sqrt(sum), 3, 3 * 1e-5);
+    for (int layer = 0; layer < kLayers; ++layer) {
+      eps_squares += epsilon(perturbation, m, layer).square().sum().item<double>();
+      grad_squares +=
+          grads_[m][static_cast<size_t>(layer)].to(at::kDouble).square().sum().item<double>();
+    }
+  // The 1e-7 beside sqrt(S), here about 6e-3, makes it a little shorter than rho.
+  const double norm = std::sqrt(grad_squares);
+  EXPECT_NEAR(std::sqrt(eps_squares), 3 * norm / (norm + 1e-7), 3e-6);  // roundings of fp32
+  EXPECT_NEAR(std::sqrt(eps_squares), 3, 3e-4);
 }
 
 TEST_F(PerturbationTest, PointsAlongTheGradient) {
   const Perturbation perturbation = recorded({.rho = 3});
   double sum = 0;
   for (const auto& layers : grads_)
-    for (const at::Tensor& grad : layers)
-      sum += grad.to(at::kDouble).square().sum().item<double>();
+    for (const at::Tensor& grad : layers) sum += grad.to(at::kDouble).square().sum().item<double>();
   const double scale = 3 / (std::sqrt(sum) + 1e-7);
   for (size_t m = 0; m < grads_.size(); ++m)
     for (int layer = 0; layer < kLayers; ++layer) {
