@@ -11,9 +11,8 @@
 namespace vax {
 
 struct ModelOptions {
-  std::string path;  // Hugging Face directory
-  std::string
-      dtype;  // "fp32" | "bf16": frozen weights and GEMM inputs; "" = fp32 on CPU, bf16 on GPU
+  std::string path;   // Hugging Face directory
+  std::string dtype;  // of frozen weights and GEMM inputs: fp32 | bf16; "" = fp32 on CPU
 };
 
 struct AdapterOptions {
