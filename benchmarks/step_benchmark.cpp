@@ -123,14 +123,12 @@ void run(const Shape& shape) {
                       {.shard_dtype = compute, .gather_dtype = compute});
   train::Plane trainable(llama.trainable_layout(), *group,
                          {.gather_dtype = shape.lora ? at::kFloat : compute});
-  std::vector<int64_t> counts;
   for (train::Plane* plane : {&frozen, &trainable})
     for (int i = 0; i < plane->units().num_units(); ++i) {
       plane->units().shard(i).normal_(0, 0.02);
-      if (plane == &trainable) counts.push_back(plane->units().partition(i).count);
     }
   train::ShardedWeights weights(frozen, trainable, std::nullopt);
-  dist::ShardedGradients gradients(*group, counts, at::kCPU);
+  dist::ShardedGradients gradients(*group, trainable.unit_counts(), at::kCPU);
   train::ShardedGradientSink sink(trainable, gradients);
   const TrainOptions options;
   const train::StepContext context{.llama = llama,

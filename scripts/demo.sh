@@ -3,7 +3,7 @@
 # 1 M parameter Llama, aligns it once with SFT and once with Vaccine on two ranks, fine-tunes both
 # on user data of which a tenth is harmful, and prints what became of their alignment.
 set -euo pipefail
-# shellcheck source=scripts/lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {

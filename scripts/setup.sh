@@ -3,7 +3,7 @@
 # in .venv that holds LibTorch, and preset `release` in build/release. Does what is missing and
 # nothing else, so it may be run any time.
 set -euo pipefail
-# shellcheck source=scripts/lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {

@@ -4,7 +4,7 @@
 # labelled gpu may skip.
 #   scripts/test.sh [-L LABEL] [-R REGEX] [any other ctest option]
 set -euo pipefail
-# shellcheck source=scripts/lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 failures=()
@@ -35,6 +35,23 @@ check_scripts() {
   mapfile -d '' -t files < <(find scripts slurm .ci -type f \
     \( -name '*.sh' -o -name '*.sbatch' -o -path '.ci/*' \) -print0 2>/dev/null)
   shellcheck -x "${files[@]}" || failures+=("shellcheck")
+}
+
+# The CUDA and NCCL code compiles and links wherever the toolkit is; it runs only where a device is.
+build_nccl() {
+  local header found=no
+  for header in /usr/include/nccl.h /usr/local/include/nccl.h /usr/local/cuda*/include/nccl.h; do
+    [[ ! -e $header ]] || found=yes
+  done
+  if [[ $found == no ]] || ! command -v nvcc >/dev/null; then
+    say "no CUDA toolkit with NCCL here: the NCCL code is not compiled"
+    return
+  fi
+  say "compiling and linking the NCCL code"
+  if ! { cmake --preset nccl -DVAX_WERROR=ON "-DLIBTORCH_ROOT=${LIBTORCH_ROOT:-}" >&2 &&
+    cmake --build --preset nccl --target nccl_collectives_test --parallel "$(build_jobs)" >&2; }; then
+    failures+=("NCCL build")
+  fi
 }
 
 gpu_tests() { ctest --test-dir build/ci -N -L '^gpu$' | sed -n 's/^ *Test *#[0-9]*: //p'; }
@@ -76,6 +93,7 @@ main() {
   check_format
   check_scripts
   build_preset ci ON
+  build_nccl
   run_tests "$@"
   say "$summary"
   ((${#failures[@]} == 0)) || die "failed: $(printf '%s; ' "${failures[@]}")"

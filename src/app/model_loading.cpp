@@ -15,6 +15,18 @@ model::LlamaConfig config_of(const Options& options) {
   return model::read_llama_config(std::filesystem::path(options.model.path) / "config.json");
 }
 
+std::string mebibytes(int64_t num_bytes) { return cat((num_bytes + (1 << 19)) >> 20, " MiB"); }
+
+void report_model(const train::ModelRequest& request, train::ModelState& state) {
+  log::info(cat("model: ", request.model.path, ", ", state.num_parameters(), " parameters, ",
+                state.num_trainable(), " trainable, loaded in ", state.load_s(), " s"));
+  const dist::ShardedUnits& frozen = state.frozen().units();
+  const dist::ShardedUnits& trainable = state.trainable().units();
+  log::info(cat("weights on this rank: frozen ", mebibytes(frozen.shard_bytes()), " + gathered ",
+                mebibytes(frozen.slot_bytes()), ", trainable ", mebibytes(trainable.shard_bytes()),
+                " + gathered ", mebibytes(trainable.slot_bytes())));
+}
+
 }  // namespace
 
 data::Tokenizer load_tokenizer(const Options& options) {
@@ -30,9 +42,7 @@ std::unique_ptr<train::ModelState> load_model(const Session& session, train::Mes
                                               const train::ModelRequest& request) {
   std::unique_ptr<train::ModelState> state;
   together(session.world, [&] { state = std::make_unique<train::ModelState>(request, mesh); });
-  if (session.is_root())
-    log::info(cat("model: ", request.model.path, ", ", state->num_parameters(), " parameters, ",
-                  state->num_trainable(), " trainable, loaded in ", state->load_s(), " s"));
+  if (session.is_root()) report_model(request, *state);
   return state;
 }
 

@@ -3,23 +3,19 @@
 #include "base/error.h"
 
 namespace vax::train {
-namespace {
-
-std::vector<int64_t> unit_counts(const FlatLayout& layout) {
-  std::vector<int64_t> counts;
-  for (const FlatUnit& unit : layout)
-    if (unit.count > 0) counts.push_back(unit.count);
-  return counts;
-}
-
-}  // namespace
-
 Plane::Plane(const FlatLayout& layout, dist::Collectives& group,
              const dist::ShardedUnitsOptions& options)
     : layout_(layout), group_(group) {
   int next = 0;
   for (const FlatUnit& unit : layout_) index_.push_back(unit.count > 0 ? next++ : -1);
-  units_ = std::make_unique<dist::ShardedUnits>(group, unit_counts(layout_), options);
+  units_ = std::make_unique<dist::ShardedUnits>(group, unit_counts(), options);
+}
+
+std::vector<int64_t> Plane::unit_counts() const {
+  std::vector<int64_t> counts;
+  for (const FlatUnit& unit : layout_)
+    if (unit.count > 0) counts.push_back(unit.count);
+  return counts;
 }
 
 void Plane::begin_step(const std::vector<int>& unit_uses, std::optional<dist::Nesting> nesting) {

@@ -25,6 +25,7 @@ class Plane {
   // Index into units(), or -1 where the unit has no parameters here.
   int index_of(int unit) const { return index_[static_cast<size_t>(unit)]; }
   int num_layout_units() const { return static_cast<int>(index_.size()); }
+  std::vector<int64_t> unit_counts() const;  // elements, of the units in units()
   dist::ShardedUnits& units() { return *units_; }
   const dist::ShardedUnits& units() const { return *units_; }
   dist::Collectives& group() { return group_; }

@@ -13,13 +13,6 @@
 namespace vax::train {
 namespace {
 
-std::vector<int64_t> trainable_counts(const FlatLayout& layout) {
-  std::vector<int64_t> counts;
-  for (const FlatUnit& unit : layout)
-    if (unit.count > 0) counts.push_back(unit.count);
-  return counts;
-}
-
 // Tokens and labels of the whole global batch, from the data that every rank holds.
 void count_tokens(const data::Dataset& dataset, std::span<const int64_t> rows,
                   io::StepRecord& record) {
@@ -46,7 +39,7 @@ Trainer::Trainer(const TrainerInputs& inputs)
                 .seed = in_.options.train.seed,
                 .shuffle = in_.options.data.shuffle}),
       num_steps_(num_training_steps(in_.options.train, sampler_.steps_per_epoch())),
-      gradients_(*in_.mesh.reduce, trainable_counts(in_.state.trainable().layout()), at::kCPU),
+      gradients_(*in_.mesh.reduce, in_.state.trainable().unit_counts(), at::kCPU),
       sink_(in_.state.trainable(), gradients_),
       optimizer_(in_.state.trainable(), gradients_, in_.options.train),
       method_(in_.make_method({.llama = in_.state.llama(),

@@ -146,6 +146,25 @@ def check(runs, name, case, ranks):
             shutil.rmtree(directory)
 
 
+def check_divergence(runs, ranks):
+    """Numbers that are no longer finite: all ranks stop before the update, the log says why."""
+    output = runs.work / "diverged"
+    arguments = ["--model.path", runs.base, "--data.path", runs.data, "--data.template", "plain",
+                 "--train.max_steps", 50, "--train.lr", 1e30, "--train.warmup_ratio", 0,
+                 "--runtime.threads", 1, "--output.dir", output]
+    mpi = [*runs.launcher, ranks] if ranks > 1 else []
+    result = subprocess.run(list(map(str, [*mpi, runs.program, "align", *arguments])),
+                            capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert result.returncode == 1, result.stderr
+    assert result.stderr.count("not finite, stopped before the update") == 1, result.stderr
+    events = [json.loads(line) for line in (output / "run.jsonl").read_text().splitlines()]
+    steps = [event["step"] for event in events if event["event"] == "step"]
+    assert events[-1]["event"] == "end" and events[-1]["steps"] == len(steps), events[-1]
+    assert "not finite" in events[-1]["status"]
+    assert not (output / "adapter").exists(), "a diverged adapter was written"
+    shutil.rmtree(output)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--vaccine", type=pathlib.Path, required=True)
@@ -159,6 +178,9 @@ def main():
             for ranks in (1, 3):
                 check(runs, name, case, ranks)
             print(f"{name}: exit 2 on 1 and 3 ranks")
+        for ranks in (1, 2):
+            check_divergence(runs, ranks)
+        print("divergence: exit 1 on 1 and 2 ranks")
 
 
 if __name__ == "__main__":
