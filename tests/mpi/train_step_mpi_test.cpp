@@ -1,0 +1,282 @@
+// One step of every method on 1..4 ranks against its definition: sequences that share one S are run
+// as one micro-batch by one rank alone, all else is a sum. Loss, squares per layer and this rank's
+// gradient shards must agree for every scope, direction, number of micro-batches, for LoRA and for
+// full parameters with a tied head, also where ranks have no rows. Dropout is on: its masks follow
+// the place in the global batch.
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numeric>
+
+#include "data/packing.h"
+#include "support/tiny_llama.h"
+#include "train/model_state.h"
+#include "vaccine/vaccine_method.h"
+
+namespace vax::train {
+namespace {
+
+constexpr int64_t kStep = 3;  // odd: two passes with an interval of 2
+
+// What a step has made, with everything a method needs to make it.
+class StepRun {
+ public:
+  StepRun(const ModelRequest& request, Mesh mesh)
+      : mesh_(std::move(mesh)),
+        state_(request, mesh_),
+        gradients_(*mesh_.reduce, state_.trainable().unit_counts(), at::kCPU),
+        sink_(state_.trainable(), gradients_) {
+    train_.seed = 5;
+  }
+
+  StepContext context() {
+    return {.llama = state_.llama(),
+            .weights = state_.weights(),
+            .gradients = sink_,
+            .world = *mesh_.world,
+            .train = train_,
+            .dropout = state_.llama().lora().enabled() ? 0.2 : 0};
+  }
+  // Adds to the gradients; the uses that unit_uses() announces must be those that take place.
+  StepOutcome run(StepMethod& method, const StepBatch& batch) {
+    state_.weights().begin_step(method.unit_uses(batch.step, batch.micro_batches.size()));
+    const StepOutcome outcome = method.run(batch);
+    state_.weights().begin_step({});
+    gradients_.finish();
+    return outcome;
+  }
+  StepOutcome run_sft(const StepBatch& batch) {
+    SftMethod method(context());
+    return run(method, batch);
+  }
+  StepOutcome run_vaccine(const VaccineOptions& options, const StepBatch& batch) {
+    vaccine::VaccineMethod method(context(), options);
+    return run(method, batch);
+  }
+
+  int num_units() { return state_.trainable().units().num_units(); }
+  const dist::Partition& partition(int unit) { return state_.trainable().units().partition(unit); }
+  at::Tensor& gradient(int unit) { return gradients_.shard(unit); }
+  void zero() { gradients_.zero(); }
+  std::vector<at::Tensor> copied_gradients() {
+    std::vector<at::Tensor> copies;
+    for (int unit = 0; unit < num_units(); ++unit) copies.push_back(gradient(unit).clone());
+    return copies;
+  }
+
+ private:
+  Mesh mesh_;
+  ModelState state_;
+  dist::ShardedGradients gradients_;
+  ShardedGradientSink sink_;
+  TrainOptions train_;
+};
+
+struct Rows {
+  data::Dataset dataset;
+  std::vector<int64_t> rows;
+  int64_t label_tokens = 0;
+
+  explicit Rows(int64_t num_rows)
+      : dataset(testing::tiny_dataset(testing::tiny_config(), num_rows)),
+        rows(static_cast<size_t>(num_rows)) {
+    std::iota(rows.begin(), rows.end(), 0);
+    for (const data::Sample& sample : dataset.samples) label_tokens += sample.num_labels();
+  }
+  std::vector<PackedBatch> share(int rank, int size, std::optional<int64_t> micro_batch) const {
+    return data::pack_share(dataset, rows, rank, size, micro_batch);
+  }
+};
+
+// Rows of one micro-batch when the largest share is cut into so many, as far as it goes.
+std::optional<int64_t> micro_batch_size(int64_t num_rows, int size, int num_micro_batches) {
+  const int64_t share = data::share_of(num_rows, 0, size).count;
+  return (share + num_micro_batches - 1) / num_micro_batches;
+}
+
+// The sequences that share one S, each group packed as one micro-batch.
+std::vector<PackedBatch> scope_groups(const Rows& rows, const std::string& scope, int size,
+                                      std::optional<int64_t> micro_batch) {
+  if (scope == "global") return rows.share(0, 1, std::nullopt);
+  std::vector<PackedBatch> groups;
+  for (int rank = 0; rank < size; ++rank)
+    for (PackedBatch& batch : rows.share(rank, size, scope == "rank" ? std::nullopt : micro_batch))
+      if (!batch.empty()) groups.push_back(std::move(batch));
+  return groups;
+}
+
+void add(StepOutcome& sum, const StepOutcome& other) {
+  sum.loss += other.loss;
+  sum.clean_loss += other.clean_loss;
+  sum.layer_squares.resize(other.layer_squares.size());
+  for (size_t l = 0; l < other.layer_squares.size(); ++l)
+    sum.layer_squares[l] += other.layer_squares[l];
+}
+
+class TrainStepTest : public ::testing::TestWithParam<bool> {
+ protected:
+  static void SetUpTestSuite() {
+    directory_ = std::make_unique<testing::SharedDirectory>(
+        dist::Communicator::world(), [](const std::filesystem::path& path) {
+          testing::write_tiny_model(path / "base", testing::tiny_config(), 1);
+          testing::write_tiny_model(path / "tied", testing::tiny_config(true), 1);
+          testing::write_tiny_adapter(path / "adapter", testing::tiny_config(),
+                                      testing::tiny_lora(), 2);
+        });
+  }
+  static void TearDownTestSuite() { directory_.reset(); }
+
+  // The parameter says: full parameters and a tied head, else LoRA.
+  static ModelRequest request() {
+    ModelRequest request;
+    request.train_base = GetParam();
+    request.model.path = (*directory_ / (request.train_base ? "tied" : "base")).string();
+    if (!request.train_base)
+      request.adapter = AdapterOptions{.init = (*directory_ / "adapter").string()};
+    return request;
+  }
+  std::unique_ptr<StepRun> parallel() {
+    return std::make_unique<StepRun>(request(), make_mesh(world_, std::nullopt));
+  }
+
+  // `whole` has every element of the gradient that `run` has its shards of.
+  static void expect_shards_of(StepRun& run, StepRun& whole) {
+    for (int unit = 0; unit < run.num_units(); ++unit) {
+      const dist::Partition& part = run.partition(unit);
+      const at::Tensor actual = run.gradient(unit).narrow(0, 0, part.end - part.begin);
+      const at::Tensor expected = whole.gradient(unit).narrow(0, part.begin, part.end - part.begin);
+      // Sums of fp32 in another order, a few roundings deep in each of the three layers; relative
+      // to the largest element of the unit, as cancelled ones keep its absolute error.
+      const double largest = whole.gradient(unit).abs().max().item<double>();
+      ASSERT_GT(largest, 1e-6);
+      EXPECT_TRUE(at::allclose(actual, expected, 0, 1e-5 * largest)) << "unit " << unit;
+    }
+  }
+
+  void expect_definition(const VaccineOptions& options, int64_t num_rows, int num_micro_batches) {
+    SCOPED_TRACE(options.norm_scope + ", " + options.direction + ", " + std::to_string(num_rows) +
+                 " rows, " + std::to_string(num_micro_batches) + " micro-batches");
+    const Rows rows(num_rows);
+    const auto micro_batch = micro_batch_size(num_rows, world_.size(), num_micro_batches);
+    const std::unique_ptr<StepRun> run = parallel();
+    for (int unit = 0; unit < run->num_units(); ++unit)
+      EXPECT_EQ(run->gradient(unit).count_nonzero().item<int64_t>(), 0);
+    const std::vector<PackedBatch> own = rows.share(world_.rank(), world_.size(), micro_batch);
+    const StepOutcome outcome = run->run_vaccine(
+        options, {.step = kStep, .micro_batches = own, .label_tokens = rows.label_tokens});
+
+    StepRun alone(request(), testing::make_self_mesh());
+    StepOutcome expected;
+    VaccineOptions one_group = options;
+    one_group.norm_scope = "global";
+    for (const PackedBatch& group :
+         scope_groups(rows, options.norm_scope, world_.size(), micro_batch))
+      add(expected, alone.run_vaccine(one_group, {.step = kStep,
+                                                  .micro_batches = {&group, 1},
+                                                  .label_tokens = rows.label_tokens}));
+    // Losses and squares are summed in fp64 from fp32 rows: relative errors of a few 1e-7, times
+    // the depth of the model.
+    EXPECT_NEAR(outcome.loss, expected.loss, 3e-6 * expected.loss);
+    EXPECT_NEAR(outcome.clean_loss, expected.clean_loss, 3e-6 * expected.clean_loss);
+    ASSERT_EQ(outcome.layer_squares.size(), 3u);
+    for (size_t l = 0; l < 3; ++l)
+      EXPECT_NEAR(outcome.layer_squares[l], expected.layer_squares[l],
+                  2e-5 * expected.layer_squares[l]);
+    expect_shards_of(*run, alone);
+  }
+
+  dist::Communicator world_ = dist::Communicator::world();
+  static inline std::unique_ptr<testing::SharedDirectory> directory_;
+};
+
+TEST_P(TrainStepTest, VaccineIsItsDefinitionOnOneRank) {
+  for (const char* scope : {"global", "rank", "micro"})
+    for (const char* direction : {"token", "shared"})
+      for (const int num_micro_batches : {1, 2})
+        expect_definition({.rho = 1.5, .norm_scope = scope, .direction = direction}, 7,
+                          num_micro_batches);
+}
+
+// Three rows: none for the fourth of four ranks, none in the last micro-batch of the second of two.
+TEST_P(TrainStepTest, RanksWithoutRowsTakePart) {
+  for (const char* scope : {"global", "rank", "micro"})
+    for (const char* direction : {"token", "shared"})
+      for (const int num_micro_batches : {1, 2})
+        expect_definition({.rho = 1.5, .norm_scope = scope, .direction = direction}, 3,
+                          num_micro_batches);
+}
+
+TEST_P(TrainStepTest, SftIsTheSumOverAllRows) {
+  const Rows rows(5);
+  const std::unique_ptr<StepRun> run = parallel();
+  const std::vector<PackedBatch> own = rows.share(world_.rank(), world_.size(), 1);
+  const StepOutcome outcome =
+      run->run_sft({.step = kStep, .micro_batches = own, .label_tokens = rows.label_tokens});
+  StepRun alone(request(), testing::make_self_mesh());
+  const std::vector<PackedBatch> all = rows.share(0, 1, std::nullopt);
+  const StepOutcome expected =
+      alone.run_sft({.step = kStep, .micro_batches = all, .label_tokens = rows.label_tokens});
+  EXPECT_NEAR(outcome.loss, expected.loss, 3e-6 * expected.loss);  // as above
+  EXPECT_EQ(outcome.clean_loss, outcome.loss);
+  EXPECT_TRUE(outcome.layer_squares.empty());
+  expect_shards_of(*run, alone);
+}
+
+// The pass that makes the gradients is the same code with the same dropout masks.
+TEST_P(TrainStepTest, RhoZeroIsSftBitForBit) {
+  const Rows rows(5);
+  const std::unique_ptr<StepRun> run = parallel();
+  const std::vector<PackedBatch> own = rows.share(world_.rank(), world_.size(), 1);
+  const StepBatch batch = {.step = kStep, .micro_batches = own, .label_tokens = rows.label_tokens};
+  const StepOutcome sft = run->run_sft(batch);
+  const std::vector<at::Tensor> gradients = run->copied_gradients();
+  for (const char* scope : {"global", "micro"}) {
+    run->zero();
+    const StepOutcome vaccine = run->run_vaccine({.rho = 0, .norm_scope = scope}, batch);
+    EXPECT_EQ(vaccine.loss, sft.loss);
+    EXPECT_EQ(vaccine.clean_loss, sft.loss);
+    for (int unit = 0; unit < run->num_units(); ++unit)
+      EXPECT_TRUE(at::equal(run->gradient(unit), gradients[static_cast<size_t>(unit)])) << unit;
+  }
+}
+
+TEST_P(TrainStepTest, ASmallPerturbationRaisesTheLossByRhoTimesTheNorm) {
+  constexpr double kRho = 3e-3;
+  const Rows rows(5);
+  const std::unique_ptr<StepRun> run = parallel();
+  const std::vector<PackedBatch> own = rows.share(world_.rank(), world_.size(), std::nullopt);
+  const StepOutcome outcome = run->run_vaccine(
+      {.rho = kRho}, {.step = kStep, .micro_batches = own, .label_tokens = rows.label_tokens});
+  const double norm =
+      std::sqrt(std::accumulate(outcome.layer_squares.begin(), outcome.layer_squares.end(), 0.0));
+  // First order of the Taylor series along eps = rho G / |G|. The second is rho |H| / (2 |G|) of
+  // it, a few per cent; the fp32 noise of the losses, 1e-6, is far below.
+  EXPECT_GT(outcome.loss, outcome.clean_loss);
+  EXPECT_NEAR(outcome.loss - outcome.clean_loss, kRho * norm, 0.1 * kRho * norm);
+}
+
+TEST_P(TrainStepTest, StepsBetweenIntervalsHaveOnePass) {
+  const Rows rows(5);
+  const std::unique_ptr<StepRun> run = parallel();
+  const std::vector<PackedBatch> own = rows.share(world_.rank(), world_.size(), 2);
+  StepBatch batch = {.step = 2, .micro_batches = own, .label_tokens = rows.label_tokens};
+  const StepOutcome sft = run->run_sft(batch);
+  const std::vector<at::Tensor> gradients = run->copied_gradients();
+  run->zero();
+  const VaccineOptions options = {.rho = 2, .interval = 2};
+  const StepOutcome between = run->run_vaccine(options, batch);
+  EXPECT_EQ(between.loss, sft.loss);
+  EXPECT_TRUE(between.layer_squares.empty());
+  for (int unit = 0; unit < run->num_units(); ++unit)
+    EXPECT_TRUE(at::equal(run->gradient(unit), gradients[static_cast<size_t>(unit)])) << unit;
+  batch.step = kStep;
+  EXPECT_EQ(run->run_vaccine(options, batch).layer_squares.size(), 3u);
+}
+
+INSTANTIATE_TEST_SUITE_P(Trained, TrainStepTest, ::testing::Bool(), [](const auto& trained) {
+  return std::string(trained.param ? "TiedBase" : "Lora");
+});
+
+}  // namespace
+}  // namespace vax::train

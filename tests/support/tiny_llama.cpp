@@ -1,0 +1,142 @@
+#include "support/tiny_llama.h"
+
+#include <ATen/ATen.h>
+
+#include "base/error.h"
+#include "base/narrow.h"
+#include "base/philox.h"
+#include "io/huggingface_writer.h"
+#include "io/peft_adapter.h"
+#include "io/safetensors_writer.h"
+#include "model/llama_layout.h"
+
+namespace vax::testing {
+namespace {
+
+at::Tensor normal_values(const FlatMember& member, uint64_t seed) {
+  at::Tensor values = at::empty(member.shape, at::kFloat);
+  float* const data = values.data_ptr<float>();
+  const PhiloxKey key = philox_key(seed, hash_name(member.name));
+  for (int64_t i = 0; i < member.count; ++i) {
+    const PhiloxCounter bits = philox4x32({narrow<uint32_t>(i), 0, 0, 0}, key);
+    data[i] = normal_pair(bits[0], bits[1])[0];
+  }
+  return values;
+}
+
+[[noreturn]] void fail_alone() { throw std::logic_error("a rank without a group communicates"); }
+
+}  // namespace
+
+model::LlamaConfig tiny_config(bool tied) {
+  return {.vocab_size = 37,
+          .hidden_size = 20,
+          .intermediate_size = 28,
+          .num_layers = 3,
+          .num_heads = 4,
+          .num_kv_heads = 2,
+          .head_dim = 6,
+          .max_position_embeddings = 16,
+          .tie_word_embeddings = tied,
+          .attention_bias = true};
+}
+
+model::LoraSpec tiny_lora() {
+  return model::make_lora_spec(3, 4, {"q_proj", "v_proj", "o_proj", "down_proj"});
+}
+
+NamedTensors tiny_tensors(const FlatLayout& layout, uint64_t seed) {
+  NamedTensors tensors;
+  for (const FlatUnit& unit : layout)
+    for (const FlatGroup& group : unit.groups)
+      for (const FlatMember& member : group.members) {
+        const bool is_norm = member.name.find("norm") != std::string::npos;
+        const at::Tensor values = normal_values(member, seed);
+        tensors[member.name] = is_norm ? 1 + 0.1 * values : 0.2 * values;
+      }
+  return tensors;
+}
+
+void write_tiny_model(const std::filesystem::path& directory, const model::LlamaConfig& config,
+                      const NamedTensors& tensors) {
+  std::vector<io::TensorToWrite> to_write;
+  for (const auto& [name, tensor] : tensors) {
+    const bool is_integer = tensor.scalar_type() == at::kLong;
+    to_write.push_back(io::tensor_in_memory(name, is_integer ? io::DType::kI64 : io::DType::kF32,
+                                            tensor.sizes().vec(), tensor.const_data_ptr()));
+  }
+  io::write_huggingface_directory(
+      directory,
+      {.config_json = model::to_config_json(config, "float32", 1, 2, 0.02), .tensors = to_write});
+}
+
+void write_tiny_model(const std::filesystem::path& directory, const model::LlamaConfig& config,
+                      uint64_t seed) {
+  write_tiny_model(directory, config, tiny_tensors(model::base_layout(config), seed));
+}
+
+void write_tiny_adapter(const std::filesystem::path& directory, const model::LoraSpec& spec,
+                        const NamedTensors& tensors) {
+  std::vector<io::AdapterTensor> to_write;
+  for (const auto& [name, tensor] : tensors)
+    to_write.push_back(
+        {.name = name,
+         .shape = tensor.sizes().vec(),
+         .data = {tensor.const_data_ptr<float>(), static_cast<size_t>(tensor.numel())}});
+  io::write_adapter(directory,
+                    {.r = spec.r, .alpha = spec.alpha, .targets = model::target_names(spec)},
+                    to_write);
+}
+
+void write_tiny_adapter(const std::filesystem::path& directory, const model::LlamaConfig& config,
+                        const model::LoraSpec& spec, uint64_t seed) {
+  write_tiny_adapter(directory, spec, tiny_tensors(model::lora_layout(config, spec), seed));
+}
+
+data::Dataset tiny_dataset(const model::LlamaConfig& config, int64_t num_rows) {
+  data::Dataset dataset;
+  for (int64_t row = 0; row < num_rows; ++row) {
+    data::Sample sample;
+    const int64_t size = 3 + (row * 5) % 7;
+    for (int64_t i = 0; i < size; ++i)
+      sample.ids.push_back((7 * row + 11 * i + row * i * i) % config.vocab_size);
+    sample.label_begin = row == 1 ? size : 1 + row % 2;
+    dataset.samples.push_back(std::move(sample));
+  }
+  return dataset;
+}
+
+train::Mesh make_self_mesh() {
+  return {.world = dist::make_self_collectives(),
+          .self = dist::make_self_collectives(),
+          .frozen = dist::make_self_collectives(),
+          .trainable = dist::make_self_collectives(),
+          .reduce = dist::make_self_collectives(),
+          .replicas = dist::make_self_collectives()};
+}
+
+dist::Work LonelyRank::all_gather(const void*, void*, int64_t, dist::DataType, dist::Stream) {
+  fail_alone();
+}
+dist::Work LonelyRank::reduce_scatter(void*, void*, int64_t, dist::DataType, dist::ReduceOp,
+                                      dist::Stream) {
+  fail_alone();
+}
+dist::Work LonelyRank::all_reduce(void*, int64_t, dist::DataType, dist::ReduceOp, dist::Stream) {
+  fail_alone();
+}
+dist::Work LonelyRank::broadcast(void*, int64_t, dist::DataType, int, dist::Stream) {
+  fail_alone();
+}
+void LonelyRank::barrier() { fail_alone(); }
+
+SharedDirectory::SharedDirectory(const dist::Communicator& world,
+                                 const std::function<void(const std::filesystem::path&)>& fill) {
+  if (world.rank() == 0) {
+    owned_.emplace();
+    fill(owned_->path());
+  }
+  path_ = world.broadcast_text(owned_ ? owned_->path().string() : "", 0);
+}
+
+}  // namespace vax::testing
