@@ -177,7 +177,7 @@ TEST(Configs, MiniatureHasItsValues) {
 
   const Options attack = load("demo-finetune.cfg");
   EXPECT_EQ(attack.adapter.alpha, 8);
-  EXPECT_EQ(attack.train.lr, 3e-4);
+  EXPECT_EQ(attack.train.lr, 5e-4);
   EXPECT_EQ(attack.train.max_steps, 200);
   EXPECT_EQ(attack.data.samples, 1000);
   EXPECT_EQ(attack.data.harmful_ratio, 0.1);
