@@ -11,6 +11,7 @@ namespace {
 
 constexpr SubcommandSet kModelUsers = kTraining | kEval | kDrift | kGenerate;
 constexpr SubcommandSet kSampleUsers = kModelUsers | kTokenize;
+constexpr SubcommandSet kWeightUsers = kModelUsers | kExport;
 
 struct Extra {
   std::string unset = "-";
@@ -79,11 +80,11 @@ Rule template_rule() {
 
 void add_model(std::vector<OptionRow>& rows) {
   using M = ModelOptions;
-  SectionRows model(rows, "model", &Options::model, kModelUsers);
+  SectionRows model(rows, "model", &Options::model, kWeightUsers);
   model.add("path", &M::path, any_value(), "Hugging Face directory with weights and tokenizer",
-            {.used_by = kSampleUsers});
+            {.used_by = kWeightUsers | kTokenize});
   model.add("dtype", &M::dtype, one_of({"fp32", "bf16"}), "frozen weights and products",
-            {.unset = "by device", .used_by = kModelUsers | kInit});
+            {.unset = "by device", .used_by = kWeightUsers | kInit});
 }
 
 void add_adapter(std::vector<OptionRow>& rows) {
@@ -101,7 +102,7 @@ void add_adapter(std::vector<OptionRow>& rows) {
               "projections that get LoRA factors (list)", {.unset = "all"});
   adapter.add("dtype", &A::dtype, one_of({"fp32"}), "type of the LoRA factors");
   adapter.add("merge", &A::merge, any_value(),
-              "PEFT directories merged into the model, in order (list)", {.used_by = kModelUsers});
+              "PEFT directories merged into the model, in order (list)", {.used_by = kWeightUsers});
   adapter.add("init", &A::init, any_value(),
               "PEFT directory to go on from; its r, alpha, targets hold");
 }
@@ -172,7 +173,7 @@ void add_vaccine(std::vector<OptionRow>& rows) {
 
 void add_shard(std::vector<OptionRow>& rows) {
   using S = ShardOptions;
-  SectionRows shard(rows, "shard", &Options::shard, kModelUsers);
+  SectionRows shard(rows, "shard", &Options::shard, kWeightUsers);
   shard.add("frozen", &S::frozen, one_of({"replicate", "full"}), "placement of frozen weights");
   shard.add("trainable", &S::trainable, one_of({"replicate", "full"}),
             "placement of trained weights");
@@ -219,12 +220,12 @@ void add_eval(std::vector<OptionRow>& rows) {
 }
 
 void add_output_and_runtime(std::vector<OptionRow>& rows) {
-  SectionRows output(rows, "output", &Options::output, kModelUsers);
+  SectionRows output(rows, "output", &Options::output, kWeightUsers);
   output.add("dir", &OutputOptions::dir, any_value(), "directory of everything that is written",
-             {.used_by = kModelUsers | kInit});
+             {.used_by = kWeightUsers | kInit});
   output.add("log_interval", &OutputOptions::log_interval, at_least(1),
              "steps between progress lines", {.used_by = kTraining});
-  SectionRows runtime(rows, "runtime", &Options::runtime, kModelUsers);
+  SectionRows runtime(rows, "runtime", &Options::runtime, kWeightUsers);
   runtime.add("threads", &RuntimeOptions::threads, at_least(1),
               "of a rank; by cores: cores / ranks of the node", {.unset = "by cores"});
   runtime.add("device", &RuntimeOptions::device, one_of({"auto", "cpu", "cuda"}),

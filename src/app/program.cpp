@@ -54,9 +54,9 @@ using Command = void (*)(const Session&);
 
 const std::map<std::string, Command>& commands() {
   static const std::map<std::string, Command> table = {
-      {"init", run_init},        {"align", run_training}, {"finetune", run_training},
-      {"eval", run_eval},        {"drift", run_drift},    {"generate", run_generate},
-      {"tokenize", run_tokenize}};
+      {"init", run_init},         {"align", run_training}, {"finetune", run_training},
+      {"eval", run_eval},         {"drift", run_drift},    {"generate", run_generate},
+      {"tokenize", run_tokenize}, {"export", run_export}};
   return table;
 }
 

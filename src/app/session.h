@@ -53,5 +53,6 @@ void run_eval(const Session& session);
 void run_drift(const Session& session);
 void run_generate(const Session& session);
 void run_tokenize(const Session& session);
+void run_export(const Session& session);
 
 }  // namespace vax::app

@@ -17,6 +17,7 @@ inline constexpr SubcommandSet kEval = 1U << 3;
 inline constexpr SubcommandSet kDrift = 1U << 4;
 inline constexpr SubcommandSet kGenerate = 1U << 5;
 inline constexpr SubcommandSet kTokenize = 1U << 6;
+inline constexpr SubcommandSet kExport = 1U << 7;
 inline constexpr SubcommandSet kTraining = kAlign | kFinetune;
 
 struct Subcommand {
@@ -32,6 +33,7 @@ inline constexpr std::array kSubcommands = {
     Subcommand{"eval", kEval, "harmful score, task accuracy, alignment loss, over-refusal"},
     Subcommand{"drift", kDrift, "drift of the hidden states from one checkpoint to another"},
     Subcommand{"generate", kGenerate, "greedy answers to the instructions of a file"},
+    Subcommand{"export", kExport, "the model with adapters merged, as a Hugging Face directory"},
     Subcommand{"tokenize", kTokenize, "token ids of standard input, or samples as rendered"},
 };
 

@@ -121,10 +121,25 @@ void check_output(const std::string& dir) {
   }
 }
 
+// init and export replace the directory as a whole: it must be new, empty or an older model, and
+// not the model that is being read.
+void check_replaceable(const Options& options) {
+  constexpr std::string_view kExpected =
+      "a new or empty directory, or a model's (with config.json)";
+  const fs::path dir = options.output.dir;
+  std::error_code error;
+  if (!fs::exists(dir, error) || fs::is_empty(dir, error)) return;
+  if (!fs::exists(dir / "config.json", error))
+    refuse("output.dir", dir.string(), kExpected, "other files, which would be lost");
+  if (!options.model.path.empty() && fs::equivalent(dir, options.model.path, error))
+    refuse("output.dir", dir.string(), kExpected, "model.path itself");
+}
+
 }  // namespace
 
 void check_paths(const Options& options) {
   check_output(options.output.dir);
+  if (options.subcommand == "init" || options.subcommand == "export") check_replaceable(options);
   if (options.subcommand == "init") {
     check_tokenizer(options.init.tokenizer_path);
     return;

@@ -63,9 +63,9 @@ def compare(checks, arguments, runs, targets):
     model.merge_and_unload().save_pretrained(merged)
     checks.close("merged by peft", where, engine_logits(arguments, runs, merged), expected,
                  LOGITS_BOUND)
-    # No step of full-parameter training: the base as merged, written as a Hugging Face directory.
-    written = runs.align({"adapter.type": "none", "adapter.merge": adapter, "train.epochs": None,
-                          "train.max_steps": 0}) / "model"
+    written = runs.work / "exported"
+    runs.start("export", {"model.path": runs.base, "adapter.merge": adapter,
+                          "output.dir": written})
     checks.close("merged by vaccine", where,
                  reference_logits(load_model(written), sequences, label_begins), expected,
                  LOGITS_BOUND)

@@ -120,12 +120,13 @@ TEST(CommandLine, NeedsASubcommandFirst) {
   EXPECT_EQ(message_of([] { parse(Strings{}); }),
             "expected a subcommand, found nothing; `vaccine --help` lists them");
   EXPECT_EQ(parse_error("aling"),
-            "expected a subcommand (init, align, finetune, eval, drift, generate, tokenize), found "
+            "expected a subcommand (init, align, finetune, eval, drift, generate, export, "
+            "tokenize), found "
             "'aling'; did you mean align?");
   EXPECT_EQ(parse_error("--train.lr 3"),
             "expected a subcommand before the options, found '--train.lr'; `vaccine --help` lists "
             "them");
-  EXPECT_NE(parse_error("export").find("found 'export'"), std::string::npos);
+  EXPECT_NE(parse_error("sweep").find("found 'sweep'"), std::string::npos);
 }
 
 TEST(CommandLine, UnknownOptionsComeWithASuggestion) {

@@ -262,7 +262,8 @@ TEST(OptionTable, SectionsGoToTheSubcommandsThatUseThem) {
   EXPECT_EQ(used("eval.task"), kEval);
   EXPECT_EQ(used("drift.interval"), kTraining);
   EXPECT_EQ(used("drift.samples"), kTraining | kDrift);
-  EXPECT_EQ(used("model.path"), kTraining | kEval | kDrift | kGenerate | kTokenize);
+  EXPECT_EQ(used("model.path"), kTraining | kEval | kDrift | kGenerate | kTokenize | kExport);
+  EXPECT_EQ(used("output.dir"), kTraining | kEval | kDrift | kGenerate | kInit | kExport);
 }
 
 }  // namespace

@@ -118,6 +118,21 @@ TEST_F(CheckPaths, TheOutputMayExistOrBeMade) {
                          (dir_ / "rows.jsonl") + ", which is not a directory");
 }
 
+TEST_F(CheckPaths, InitAndExportReplaceModelsOnly) {
+  options_.subcommand = "export";
+  EXPECT_NO_THROW(check_paths(options_));
+  options_.output.dir = dir_.path();
+  EXPECT_EQ(error(),
+            "output.dir = " + options_.output.dir +
+                ": expected a new or empty directory, or a model's (with config.json), found "
+                "other files, which would be lost");
+  options_.output.dir = dir_ / "model";
+  EXPECT_NE(error().find("found model.path itself"), std::string::npos) << error();
+  dir_.write("older/config.json", "{}");
+  options_.output.dir = dir_ / "older";
+  EXPECT_NO_THROW(check_paths(options_));
+}
+
 // Root may read and write everything: as root, the checks run as another user.
 class WithoutPrivileges {
  public:
