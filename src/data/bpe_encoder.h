@@ -1,6 +1,7 @@
 // Text -> ids of a SentencePiece BPE model, without special tokens: white-space normalisation, then
-// merges. Both follow SentencePiece's rules exactly (tests/parity/tokenizer_parity.py compares the
-// ids with that library's):
+// merges. Both follow SentencePiece's rules exactly; they were taken from reading its
+// normalizer and BPE sources (Apache License 2.0), the steps follow those closely, the code is our
+// own. tests/parity/tokenizer_parity.py compares the ids with that library's.
 //   - invalid UTF-8 becomes U+FFFD byte by byte; a space becomes U+2581 when escape_whitespaces;
 //     add_dummy_prefix puts one in front (behind, with treat_whitespace_as_suffix);
 //     remove_extra_whitespaces drops leading and trailing spaces and joins runs.

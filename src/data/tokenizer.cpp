@@ -50,8 +50,9 @@ void append_replacing_invalid(std::string_view bytes, std::string& text) {
   }
 }
 
-// Decoding in the order of the ids. The first U+2581 of a text is the dummy prefix and is dropped;
-// with remove_extra_whitespaces so is every one before the first visible character.
+// Decoding in the order of the ids, by the rules of SentencePiece's DecodeIds (Apache License 2.0,
+// read for them; the code is our own). The first U+2581 of a text is the dummy prefix and is
+// dropped; with remove_extra_whitespaces so is every one before the first visible character.
 class Decoder {
  public:
   explicit Decoder(const SentencePieceModel& model) : model_(model) {}
