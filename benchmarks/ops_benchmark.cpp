@@ -12,7 +12,9 @@
 #include "ops/adamw.h"
 #include "ops/attention.h"
 #include "ops/dropout.h"
+#include "ops/embedding.h"
 #include "ops/head_loss.h"
+#include "ops/hidden_state.h"
 #include "ops/linear.h"
 #include "ops/lora.h"
 #include "ops/rms_norm.h"
@@ -149,22 +151,128 @@ void bm_attention_backward(benchmark::State& state) {
   }
 }
 
-// Arguments: type, 1 with dW.
+// Arguments: type; dW: 0 none, 1 added to, 2 written.
 void bm_head_loss(benchmark::State& state) {
   const at::Tensor x = random({kLabels, kHidden}, type_of(state));
   const at::Tensor w = random({kVocabulary, kHidden}, type_of(state)) * 0.02;
   std::vector<int64_t> targets(kLabels);
   std::iota(targets.begin(), targets.end(), 7);
   at::Tensor dx = at::empty_like(x), dw;
-  if (state.range(1) == 1) dw = at::zeros({kVocabulary, kHidden});
-  for (auto _ : state) benchmark::DoNotOptimize(head_loss(x, w, targets, 1e-3, dx, dw));
+  const bool accumulate = state.range(1) == 1;
+  if (state.range(1) > 0) dw = at::zeros({kVocabulary, kHidden});
+  for (auto _ : state) {
+    benchmark::DoNotOptimize(head_loss(x, w, targets, 1e-3, dx, dw, accumulate));
+  }
 }
 
-void bm_linear_backward_weight(benchmark::State& state) {
-  const at::Tensor x = random({kTokens, kHidden}, type_of(state));
+// One linear layer; GFLOP/s beside the time. LibTorch's product of the same shape is the measure.
+struct LinearInputs {
+  at::Tensor x, w, y, dx, dw;
+  LinearInputs(at::ScalarType type, int64_t inputs, int64_t outputs)
+      : x(random({kTokens, inputs}, type)),
+        w(random({outputs, inputs}, type)),
+        y(random({kTokens, outputs}, type)),
+        dx(at::empty_like(x)),
+        dw(at::zeros({outputs, inputs})) {}
+  explicit LinearInputs(const benchmark::State& state)
+      : LinearInputs(type_of(state), state.range(1), state.range(2)) {}
+};
+
+void count_flop(benchmark::State& state) {
+  const auto flop = static_cast<double>(2 * kTokens * state.range(1) * state.range(2));
+  state.counters["FLOP/s"] = benchmark::Counter(flop * static_cast<double>(state.iterations()),
+                                                benchmark::Counter::kIsRate);
+}
+
+// Arguments: type, inputs, outputs.
+void linear_arguments(benchmark::internal::Benchmark* bench) {
+  for (const int64_t type : {0, 1}) {
+    bench->Args({type, kHidden, kHidden});
+    bench->Args({type, kHidden, 3 * kHidden});
+    bench->Args({type, kHidden, 2 * kFeedForward});
+    bench->Args({type, kFeedForward, kHidden});
+  }
+}
+
+void bm_linear_forward(benchmark::State& state) {
+  LinearInputs in(state);
+  for (auto _ : state) linear_forward(in.x, in.w, {}, in.y);
+  count_flop(state);
+}
+
+void bm_libtorch_forward(benchmark::State& state) {
+  LinearInputs in(state);
+  for (auto _ : state) at::mm_out(in.y, in.x, in.w.t());
+  count_flop(state);
+}
+
+void bm_linear_backward_input(benchmark::State& state) {
+  LinearInputs in(state);
+  for (auto _ : state) linear_backward_input(in.y, in.w, in.dx, false);
+  count_flop(state);
+}
+
+void bm_linear_add_weight(benchmark::State& state) {
+  LinearInputs in(state);
+  for (auto _ : state) linear_backward_weight(in.y, in.x, in.dw, true);
+  count_flop(state);
+}
+
+void bm_linear_write_weight(benchmark::State& state) {
+  LinearInputs in(state);
+  for (auto _ : state) linear_backward_weight(in.y, in.x, in.dw, false);
+  count_flop(state);
+}
+
+void bm_linear_backward_bias(benchmark::State& state) {
   const at::Tensor dy = random({kTokens, 3 * kHidden}, type_of(state));
-  at::Tensor dw = at::zeros({3 * kHidden, kHidden});
-  for (auto _ : state) linear_backward_weight(dy, x, dw);
+  at::Tensor db = at::zeros({3 * kHidden});
+  for (auto _ : state) linear_backward_bias(dy, db);
+}
+
+std::vector<int64_t> some_ids() {
+  std::vector<int64_t> ids(kTokens);
+  for (size_t t = 0; t < ids.size(); ++t) ids[t] = static_cast<int64_t>(t * 131) % kVocabulary;
+  return ids;
+}
+
+void bm_embedding_forward(benchmark::State& state) {
+  const at::Tensor w = random({kVocabulary, kHidden}, type_of(state));
+  const std::vector<int64_t> ids = some_ids();
+  at::Tensor x = at::empty({kTokens, kHidden});
+  for (auto _ : state) embedding_forward(ids, w, x);
+}
+
+// Argument: 1 adds to dW, 0 writes all of it.
+void bm_embedding_backward(benchmark::State& state) {
+  const at::Tensor dx = random({kTokens, kHidden});
+  const std::vector<int64_t> ids = some_ids();
+  at::Tensor dw = at::zeros({kVocabulary, kHidden});
+  for (auto _ : state) embedding_backward(dx, ids, dw, state.range(0) == 1);
+}
+
+void bm_residual_add(benchmark::State& state) {
+  const at::Tensor e = random({kTokens, kHidden}, type_of(state));
+  at::Tensor h = random({kTokens, kHidden});
+  for (auto _ : state) residual_add(h, e, h);
+}
+
+void bm_copy_with_squares(benchmark::State& state) {
+  const at::Tensor grad = random({kTokens, kHidden});
+  at::Tensor kept = at::empty({kTokens, kHidden}, type_of(state));
+  for (auto _ : state) benchmark::DoNotOptimize(copy_with_squares(grad, kept));
+}
+
+void bm_add_scaled(benchmark::State& state) {
+  const at::Tensor kept = random({kTokens, kHidden}, type_of(state));
+  at::Tensor h = random({kTokens, kHidden});
+  for (auto _ : state) add_scaled(kept, 1e-9, h);
+}
+
+void bm_cosine_sums(benchmark::State& state) {
+  const at::Tensor a = random({kTokens, kHidden});
+  const at::Tensor b = random({kTokens, kHidden}, type_of(state));
+  for (auto _ : state) benchmark::DoNotOptimize(cosine_sums(a, b).ab);
 }
 
 void bm_adamw(benchmark::State& state) {
@@ -186,8 +294,19 @@ VAX_BENCHMARK(bm_lora_forward)->Apply(lora_arguments);
 VAX_BENCHMARK(bm_lora_backward)->Apply(lora_arguments);
 VAX_BENCHMARK(bm_attention_forward)->Arg(0)->Arg(1);
 VAX_BENCHMARK(bm_attention_backward)->Arg(0)->Arg(1);
-VAX_BENCHMARK(bm_head_loss)->ArgsProduct({{0, 1}, {0, 1}});
-VAX_BENCHMARK(bm_linear_backward_weight)->Arg(0)->Arg(1);
+VAX_BENCHMARK(bm_head_loss)->ArgsProduct({{0, 1}, {0, 1, 2}});
+VAX_BENCHMARK(bm_linear_forward)->Apply(linear_arguments);
+VAX_BENCHMARK(bm_libtorch_forward)->Apply(linear_arguments);
+VAX_BENCHMARK(bm_linear_backward_input)->Apply(linear_arguments);
+VAX_BENCHMARK(bm_linear_add_weight)->Apply(linear_arguments);
+VAX_BENCHMARK(bm_linear_write_weight)->Apply(linear_arguments);
+VAX_BENCHMARK(bm_linear_backward_bias)->Arg(0)->Arg(1);
+VAX_BENCHMARK(bm_embedding_forward)->Arg(0)->Arg(1);
+VAX_BENCHMARK(bm_embedding_backward)->Arg(0)->Arg(1);
+VAX_BENCHMARK(bm_residual_add)->Arg(0)->Arg(1);
+VAX_BENCHMARK(bm_copy_with_squares)->Arg(0)->Arg(1);
+VAX_BENCHMARK(bm_add_scaled)->Arg(0)->Arg(1);
+VAX_BENCHMARK(bm_cosine_sums)->Arg(0)->Arg(1);
 VAX_BENCHMARK(bm_adamw)->Arg(1 << 24);
 
 }  // namespace

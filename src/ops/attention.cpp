@@ -48,8 +48,47 @@ void check_tensors(const at::Tensor& qkv_TC, const at::Tensor& o_TC, const at::T
   check_offsets(offsets, num_tokens);
 }
 
-MatrixView plain(FloatRows::View view) { return {view.data, view.stride}; }
-MatrixView transpose(FloatRows::View view) { return {view.data, view.stride, true}; }
+GemmOperand plain(const float* data, int64_t stride) {
+  return {{data, Elem::kFloat, stride}, false};
+}
+GemmOperand transposed(const float* data, int64_t stride) {
+  return {{data, Elem::kFloat, stride}, true};
+}
+GemmOperand plain(FloatRows::View view) { return plain(view.data, view.stride); }
+GemmOperand transposed(FloatRows::View view) { return transposed(view.data, view.stride); }
+
+// The products of one thread.
+class Products {
+ public:
+  struct Size {
+    int64_t rows, cols, inner;
+  };
+  // c [rows, cols] = a b
+  void write(Size size, GemmOperand a, GemmOperand b, float* c, int64_t stride, float alpha = 1) {
+    run(size, a, b, c, stride, alpha, false);
+  }
+  // c += alpha a b
+  void add(Size size, GemmOperand a, GemmOperand b, float* c, int64_t stride, float alpha = 1) {
+    run(size, a, b, c, stride, alpha, true);
+  }
+
+ private:
+  void run(Size size, GemmOperand a, GemmOperand b, float* c, int64_t stride, float alpha,
+           bool accumulate) {
+    gemm({.rows = size.rows,
+          .cols = size.cols,
+          .inner = size.inner,
+          .a = a,
+          .b = b,
+          .c = c,
+          .c_stride = stride,
+          .alpha = alpha,
+          .accumulate = accumulate,
+          .scratch = &scratch_});
+  }
+
+  PanelScratch scratch_;
+};
 
 // What both directions know, and where heads lie in the fused matrix.
 struct Problem {
@@ -124,7 +163,7 @@ class Forward {
     const int64_t rows = std::min(kQueryBlock, task.length - row), keys = row + rows;
     const int64_t token = task.begin + row;
     const auto q = q_.get(from(problem_.qkv, token, problem_.head_col(head)), rows, dim);
-    gemm(rows, keys, dim, 1, plain(q), transpose(k), 0, scores_.data(), stride);
+    products_.write({rows, keys, dim}, plain(q), transposed(k), scores_.data(), stride);
     kernels().causal_softmax({.rows = rows,
                               .cols = keys,
                               .scores = scores_.data(),
@@ -133,7 +172,7 @@ class Forward {
                               .scale = static_cast<float>(problem_.shape.scale),
                               .lse_stride = problem_.lse_stride},
                              inv_sum_.data(), lse_ + token * problem_.lse_stride + head);
-    gemm(rows, dim, keys, 1, {scores_.data(), stride}, plain(v), 0, out_.data(), dim);
+    products_.write({rows, dim, keys}, plain(scores_.data(), stride), plain(v), out_.data(), dim);
     kernels().convert({.cols = dim,
                        .src = {out_.data(), Elem::kFloat, dim},
                        .dst = from(o_, token, problem_.head_col(head)),
@@ -144,6 +183,7 @@ class Forward {
   const Problem& problem_;
   Rows o_;
   float* lse_;
+  Products products_;
   FloatRows q_, k_, v_;
   FloatScratch scores_, inv_sum_, out_;
 };
@@ -190,8 +230,8 @@ class Backward {
     const auto d_o = do_rows_.get(from(do_, token, col), rows, dim);
     kernels().row_dots(from(do_, token, col), from(problem_.o, token, col), rows, dim,
                        delta_.data());
-    gemm(rows, keys, dim, 1, plain(q), transpose(k), 0, p_.data(), stride);
-    gemm(rows, keys, dim, 1, plain(d_o), transpose(v), 0, ds_.data(), stride);
+    products_.write({rows, keys, dim}, plain(q), transposed(k), p_.data(), stride);
+    products_.write({rows, keys, dim}, plain(d_o), transposed(v), ds_.data(), stride);
     kernels().causal_softmax_backward({.rows = rows,
                                        .cols = keys,
                                        .scores = p_.data(),
@@ -201,9 +241,10 @@ class Backward {
                                        .lse_stride = problem_.lse_stride},
                                       lse_ + token * problem_.lse_stride + head, delta_.data(),
                                       ds_.data());
-    gemm(keys, dim, rows, 1, {p_.data(), stride, true}, plain(d_o), 1, dv_.data(), dim);
-    gemm(keys, dim, rows, scale, {ds_.data(), stride, true}, plain(q), 1, dk_.data(), dim);
-    gemm(rows, dim, keys, scale, {ds_.data(), stride}, plain(k), 0, dq_.data(), dim);
+    products_.add({keys, dim, rows}, transposed(p_.data(), stride), plain(d_o), dv_.data(), dim);
+    products_.add({keys, dim, rows}, transposed(ds_.data(), stride), plain(q), dk_.data(), dim,
+                  scale);
+    products_.write({rows, dim, keys}, plain(ds_.data(), stride), plain(k), dq_.data(), dim, scale);
     write(dq_, rows, token, col);
   }
 
@@ -218,6 +259,7 @@ class Backward {
   ConstRows do_;
   const float* lse_;
   Rows dqkv_;
+  Products products_;
   FloatRows q_, k_, v_, do_rows_;
   FloatScratch p_, ds_, delta_, dq_, dk_, dv_;
 };

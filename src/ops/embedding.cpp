@@ -38,12 +38,14 @@ void embedding_forward(std::span<const int64_t> ids, const at::Tensor& w_VD, at:
 
 // Threads share the columns, not the tokens: each walks all tokens in order, so that a row that
 // several tokens add to gets its sum in token order on any number of threads.
-void embedding_backward(const at::Tensor& dx_TD, std::span<const int64_t> ids, at::Tensor& dw_VD) {
+void embedding_backward(const at::Tensor& dx_TD, std::span<const int64_t> ids, at::Tensor& dw_VD,
+                        bool accumulate) {
   check_ids(ids, dw_VD);
   const auto num_tokens = static_cast<int64_t>(ids.size());
   const int64_t cols = dw_VD.size(1);
   check_tensor(dx_TD, "dx", {num_tokens, cols}, Types::kFloat);
   check_tensor(dw_VD, "dw", dw_VD.sizes(), Types::kFloat);
+  if (!accumulate) dw_VD.zero_();
   const float* dx = dx_TD.const_data_ptr<float>();
   float* dw = dw_VD.mutable_data_ptr<float>();
   const int64_t dx_stride = dx_TD.stride(0), dw_stride = dw_VD.stride(0);

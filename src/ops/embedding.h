@@ -12,7 +12,9 @@ namespace vax::ops {
 // SHAPES w [V, D] fp32 or bf16; x [T, D] fp32 (written).
 // Both THROW std::logic_error unless 0 <= ids < V.
 void embedding_forward(std::span<const int64_t> ids, const at::Tensor& w_VD, at::Tensor& x_TD);
-// Adds to dw [V, D] fp32.
-void embedding_backward(const at::Tensor& dx_TD, std::span<const int64_t> ids, at::Tensor& dw_VD);
+// dw [V, D] fp32 is added to; or, unless `accumulate`, all of it is written (0 where no token has
+// the id), whatever it held.
+void embedding_backward(const at::Tensor& dx_TD, std::span<const int64_t> ids, at::Tensor& dw_VD,
+                        bool accumulate = true);
 
 }  // namespace vax::ops

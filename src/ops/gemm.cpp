@@ -1,4 +1,4 @@
-// The BLAS call behind gemm().
+// The choice behind gemm().
 #include "ops/gemm.h"
 
 #include "base/narrow.h"
@@ -29,19 +29,39 @@ class SerialBlas {
   int before_;
 };
 
+// Row-major C = A B is column-major C^T = B^T A^T on the same memory: operands change places.
+void blas_gemm(const GemmArgs& args) {
+  const char trans_a = args.a.transposed ? 'T' : 'N', trans_b = args.b.transposed ? 'T' : 'N';
+  const int m = narrow<int>(args.cols), n = narrow<int>(args.rows), k = narrow<int>(args.inner);
+  const int lda = narrow<int>(args.a.stored.stride), ldb = narrow<int>(args.b.stored.stride);
+  const int ldc = narrow<int>(args.c_stride);
+  const auto* a = static_cast<const float*>(args.a.stored.data);
+  const auto* b = static_cast<const float*>(args.b.stored.data);
+  const float beta = args.accumulate ? 1.0f : 0.0f;
+  const SerialBlas serial;
+  sgemm_(&trans_b, &trans_a, &m, &n, &k, &args.alpha, b, &ldb, a, &lda, &beta, args.c, &ldc);
+}
+
 }  // namespace
 
-// Row-major C = A B is column-major C^T = B^T A^T on the same memory: operands change places.
-void gemm(int64_t rows, int64_t cols, int64_t inner, float alpha, MatrixView a, MatrixView b,
-          float beta, float* c, int64_t c_stride) {
-  if (rows == 0 || cols == 0) return;
-  const char trans_a = a.transposed ? 'T' : 'N';
-  const char trans_b = b.transposed ? 'T' : 'N';
-  const int m = narrow<int>(cols), n = narrow<int>(rows), k = narrow<int>(inner);
-  const int lda = narrow<int>(a.stride), ldb = narrow<int>(b.stride);
-  const int ldc = narrow<int>(c_stride);
-  const SerialBlas serial;
-  sgemm_(&trans_b, &trans_a, &m, &n, &k, &alpha, b.data, &ldb, a.data, &lda, &beta, c, &ldc);
+bool blas_is_narrower() {
+#if defined(__x86_64__)
+  constexpr int kAvx512Columns = 32;
+  static const bool narrower = MKL_Set_Num_Threads_Local != nullptr && !__builtin_cpu_is("intel") &&
+                               kernels().gemm_cols == kAvx512Columns;
+  return narrower;
+#else
+  return false;
+#endif
+}
+
+void gemm(const GemmArgs& args) {
+  if (args.rows == 0 || args.cols == 0) return;
+  if (blas_is_narrower()) {
+    packed_gemm(kernels(), args);
+  } else {
+    blas_gemm(args);
+  }
 }
 
 }  // namespace vax::ops

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "ops/linear.h"
+#include "ops/matmul.h"
 #include "ops/tensor_rows.h"
 
 namespace vax::ops {
@@ -18,11 +19,6 @@ namespace {
 // Logits of one chunk stay below this; with dW more, since every chunk reads and writes all of dW.
 constexpr int64_t kChunkBytes = int64_t{16} << 20;
 constexpr int64_t kChunkBytesWithWeight = int64_t{64} << 20;
-
-int64_t default_chunk_rows(const at::Tensor& w_VD, bool with_weight) {
-  const int64_t row_bytes = std::max<int64_t>(1, w_VD.size(0) * w_VD.element_size());
-  return std::max<int64_t>(16, (with_weight ? kChunkBytesWithWeight : kChunkBytes) / row_bytes);
-}
 
 void check_inputs(const at::Tensor& x_ND, const at::Tensor& w_VD, std::span<const int64_t> targets,
                   const at::Tensor& dx_ND, const at::Tensor& dw_VD) {
@@ -43,12 +39,22 @@ void check_inputs(const at::Tensor& x_ND, const at::Tensor& w_VD, std::span<cons
 
 }  // namespace
 
+int64_t head_loss_chunk_rows(int64_t vocab_size, int64_t element_bytes, bool with_weight) {
+  const int64_t row_bytes = std::max<int64_t>(1, vocab_size * element_bytes);
+  return std::max<int64_t>(16, (with_weight ? kChunkBytesWithWeight : kChunkBytes) / row_bytes);
+}
+
 double head_loss(const at::Tensor& x_ND, const at::Tensor& w_VD, std::span<const int64_t> targets,
-                 double loss_scale, at::Tensor& dx_ND, at::Tensor& dw_VD, int64_t chunk_rows) {
+                 double loss_scale, at::Tensor& dx_ND, at::Tensor& dw_VD, bool accumulate,
+                 int64_t chunk_rows) {
   check_inputs(x_ND, w_VD, targets, dx_ND, dw_VD);
   const int64_t num_rows = x_ND.size(0), vocabulary = w_VD.size(0);
-  if (num_rows == 0) return 0;
-  if (chunk_rows <= 0) chunk_rows = default_chunk_rows(w_VD, dw_VD.defined());
+  if (num_rows == 0) {
+    if (dw_VD.defined() && !accumulate) dw_VD.zero_();
+    return 0;
+  }
+  if (chunk_rows <= 0)
+    chunk_rows = head_loss_chunk_rows(vocabulary, w_VD.element_size(), dw_VD.defined());
   chunk_rows = std::min(chunk_rows, num_rows);
 
   std::vector<double> losses(targets.size());
@@ -57,7 +63,7 @@ double head_loss(const at::Tensor& x_ND, const at::Tensor& w_VD, std::span<const
     const int64_t rows = std::min(chunk_rows, num_rows - begin);
     const at::Tensor x = x_ND.narrow(0, begin, rows);
     at::Tensor z = z_buffer.narrow(0, 0, rows);
-    at::mm_out(z, x, w_VD.t());
+    matmul(x, w_VD.t(), z, false);
     const CrossEntropyArgs args{.cols = vocabulary,
                                 .z = mutable_rows(z),
                                 .targets = targets.data() + begin,
@@ -70,7 +76,7 @@ double head_loss(const at::Tensor& x_ND, const at::Tensor& w_VD, std::span<const
       at::Tensor dx = dx_ND.narrow(0, begin, rows);
       linear_backward_input(z, w_VD, dx, false);
     }
-    if (dw_VD.defined()) linear_backward_weight(z, x, dw_VD);
+    if (dw_VD.defined()) linear_backward_weight(z, x, dw_VD, accumulate || begin > 0);
   }
   double sum = 0;
   for (const double loss : losses) sum += loss;

@@ -1,13 +1,12 @@
-// CPU path: LibTorch's GEMMs with results written in place; checks first, because an out= GEMM
-// would resize a wrong result tensor instead of refusing it.
+// CPU path: products with results written in place; checks first, because an out= GEMM would resize
+// a wrong result tensor instead of refusing it.
 #include "ops/linear.h"
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
-#include <algorithm>
-
 #include "base/error.h"
+#include "ops/matmul.h"
 #include "ops/tensor_rows.h"
 
 namespace vax::ops {
@@ -32,51 +31,34 @@ void linear_forward(const at::Tensor& x_TI, const at::Tensor& w_OI, const at::Te
   if (bias_O.defined()) {
     check_tensor(bias_O, "bias", {y_TO.size(1)}, Types::kFloatOrBf16);
     check_same_type(x_TI, "x", bias_O, "bias");
-    at::addmm_out(y_TO, bias_O, x_TI, w_OI.t());
-  } else {
-    at::mm_out(y_TO, x_TI, w_OI.t());
+    y_TO.copy_(bias_O.expand_as(y_TO));
   }
+  matmul(x_TI, w_OI.t(), y_TO, bias_O.defined());
 }
 
 void linear_backward_input(const at::Tensor& dy_TO, const at::Tensor& w_OI, at::Tensor& dx_TI,
                            bool accumulate) {
   check_matrices(dx_TI, "dx", w_OI, "w", dy_TO, "dy");
   check_same_type(dy_TO, "dy", w_OI, "w");
-  if (accumulate) {
-    dx_TI.addmm_(dy_TO, w_OI);
-  } else {
-    at::mm_out(dx_TI, dy_TO, w_OI);
-  }
+  matmul(dy_TO, w_OI, dx_TI, accumulate);
 }
 
-// LibTorch has no bf16 product that adds to an fp32 matrix. In bf16 the product of a block of
-// output rows is rounded to bf16 once (its sums are fp32 inside) and then added in fp32; blocks
-// keep the temporary in cache.
-void linear_backward_weight(const at::Tensor& dy_TO, const at::Tensor& x_TI, at::Tensor& dw_OI) {
+void linear_backward_weight(const at::Tensor& dy_TO, const at::Tensor& x_TI, at::Tensor& dw_OI,
+                            bool accumulate) {
   check_matrices(x_TI, "x", dw_OI, "dw", dy_TO, "dy");
   check_tensor(dw_OI, "dw", dw_OI.sizes(), Types::kFloat);
   if (dy_TO.scalar_type() == at::kFloat) {
-    dw_OI.addmm_(dy_TO.t(), x_TI);
-    return;
-  }
-  constexpr int64_t kTemporaryElements = int64_t{1} << 20;
-  constexpr int64_t kFewestRows = 128;  // fewer would pack x again too often
-  const int64_t num_outputs = dw_OI.size(0), num_inputs = std::max<int64_t>(1, dw_OI.size(1));
-  const int64_t block =
-      std::min(num_outputs, std::max(kFewestRows, kTemporaryElements / num_inputs));
-  at::Tensor product = at::empty({block, dw_OI.size(1)}, x_TI.options());
-  for (int64_t begin = 0; begin < num_outputs; begin += block) {
-    const int64_t rows = std::min(block, num_outputs - begin);
-    at::Tensor part = product.narrow(0, 0, rows);
-    at::mm_out(part, dy_TO.narrow(1, begin, rows).t(), x_TI);
-    dw_OI.narrow(0, begin, rows).add_(part);
+    matmul(dy_TO.t(), x_TI, dw_OI, accumulate);
+  } else {
+    matmul_to_float(dy_TO.t(), x_TI, dw_OI, accumulate);
   }
 }
 
-void linear_backward_bias(const at::Tensor& dy_TO, at::Tensor& db_O) {
+void linear_backward_bias(const at::Tensor& dy_TO, at::Tensor& db_O, bool accumulate) {
   VAX_CHECK(dy_TO.dim() == 2, "dy has shape ", dy_TO.sizes(), ", expected [T, O]");
   check_tensor(dy_TO, "dy", dy_TO.sizes(), Types::kFloatOrBf16);
   check_tensor(db_O, "db", {dy_TO.size(1)}, Types::kFloat);
+  if (!accumulate) db_O.zero_();
   const int64_t num_rows = dy_TO.size(0);
   float* db = db_O.mutable_data_ptr<float>();
   at::parallel_for(0, dy_TO.size(1), grain_rows(num_rows), [&](int64_t begin, int64_t end) {

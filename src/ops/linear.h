@@ -1,7 +1,8 @@
 // Linear layers: y = x W^T + b, with the bias optional.
-//   dx = dy W          dW += dy^T x          db += sum over rows of dy
+//   dx = dy W          dW = dy^T x          db = sum over rows of dy
 // Nothing is saved but what the caller keeps (x). Precision: x, W, y and dy have one type (fp32 or
-// bf16, "compute type"); dW and db are fp32.
+// bf16, "compute type"); dW and db are fp32. `accumulate`: a gradient is added to what its tensor
+// holds; else it is written, whatever was there before (memory that nobody has set will do).
 // THROWS std::logic_error where a shape, a type or the device of a tensor does not fit (CPU only).
 #pragma once
 
@@ -12,12 +13,13 @@ namespace vax::ops {
 // SHAPES x [T, I], w [O, I], bias [O] or undefined, y [T, O] (written).
 void linear_forward(const at::Tensor& x_TI, const at::Tensor& w_OI, const at::Tensor& bias_O,
                     at::Tensor& y_TO);
-// dx [T, I] is written, or added to when `accumulate`.
+// SHAPES dx [T, I].
 void linear_backward_input(const at::Tensor& dy_TO, const at::Tensor& w_OI, at::Tensor& dx_TI,
                            bool accumulate);
-// Adds to dw [O, I] fp32. In bf16 the product is rounded to bf16 once before it is added.
-void linear_backward_weight(const at::Tensor& dy_TO, const at::Tensor& x_TI, at::Tensor& dw_OI);
-// Adds to db [O] fp32.
-void linear_backward_bias(const at::Tensor& dy_TO, at::Tensor& db_O);
+// SHAPES dw [O, I] fp32. In bf16 the product may be rounded to bf16 once first (matmul_to_float()).
+void linear_backward_weight(const at::Tensor& dy_TO, const at::Tensor& x_TI, at::Tensor& dw_OI,
+                            bool accumulate = true);
+// SHAPES db [O] fp32.
+void linear_backward_bias(const at::Tensor& dy_TO, at::Tensor& db_O, bool accumulate = true);
 
 }  // namespace vax::ops

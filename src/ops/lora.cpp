@@ -51,6 +51,18 @@ FloatScratch transposed(const at::Tensor& b_OR) {
   return b_RO;
 }
 
+void add_transposed(const FloatScratch& sum_RO, at::Tensor& db_OR, bool accumulate) {
+  const int64_t num_outputs = db_OR.size(0), rank = db_OR.size(1);
+  float* db = db_OR.mutable_data_ptr<float>();
+  for (int64_t o = 0; o < num_outputs; ++o) {
+    for (int64_t r = 0; r < rank; ++r) {
+      float& to = db[o * rank + r];
+      const float sum = sum_RO[static_cast<size_t>(r * num_outputs + o)];
+      to = accumulate ? to + sum : sum;
+    }
+  }
+}
+
 // The mask bits of one sub-block at a time.
 class SubBlockMask {
  public:
@@ -180,7 +192,7 @@ void lora_forward(const at::Tensor& x_TI, const at::Tensor& a_RI, const at::Tens
 void lora_backward(const at::Tensor& dy_TO, const at::Tensor& x_TI, const at::Tensor& u_TR,
                    const at::Tensor& a_RI, const at::Tensor& b_OR, double scale,
                    const DropoutKey& dropout, at::Tensor& dx_TI, at::Tensor& da_RI,
-                   at::Tensor& db_OR) {
+                   at::Tensor& db_OR, bool accumulate) {
   const bool input = dx_TI.defined(), weights = da_RI.defined();
   const LoraShape shape =
       checked_shape(input ? dx_TI : x_TI, input ? "dx" : "x", a_RI, b_OR, dy_TO, "dy");
@@ -215,10 +227,12 @@ void lora_backward(const at::Tensor& dy_TO, const at::Tensor& x_TI, const at::Te
     }
   });
   if (!weights) return;
-  at::Tensor sum = at::zeros({size}, da_RI.options());
-  add_partials(partials.data(), blocks.count, size, sum.mutable_data_ptr<float>());
-  da_RI.add_(sum.narrow(0, 0, da_RI.numel()).view_as(da_RI));
-  db_OR.add_(sum.narrow(0, da_RI.numel(), db_OR.numel()).view({shape.rank, -1}).t());
+  const PartialSums sums{partials.data(), blocks.count, size};
+  add_partials(sums, da_RI.numel(), da_RI.mutable_data_ptr<float>(), accumulate);
+  const float* db_partials = partials.data() + da_RI.numel();
+  FloatScratch db_RO(static_cast<size_t>(db_OR.numel()));
+  add_partials({db_partials, blocks.count, size}, db_OR.numel(), db_RO.data(), false);
+  add_transposed(db_RO, db_OR, accumulate);
 }
 
 }  // namespace vax::ops

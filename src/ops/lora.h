@@ -1,7 +1,7 @@
 // The low-rank branch of a linear layer (LoRA, arXiv 2106.09685), as PEFT computes it:
 //   u = drop(x) A^T            y += scale * u B^T               scale = alpha / r
 //   du = scale * dy B          dx += dropmask(du A)
-//   dA += du^T drop(x)         dB += scale * dy^T u
+//   dA = du^T drop(x)         dB = scale * dy^T u
 // Saved by the caller: x and u (4 * R bytes a token). Masks are drawn again, not stored; drop() and
 // dropmask() include the factor 1 / (1 - p). Arithmetic is fp32 whatever the types of x, y, dy, dx
 // (fp32 or bf16 each); A, B, u, dA, dB are fp32.
@@ -20,11 +20,11 @@ void lora_forward(const at::Tensor& x_TI, const at::Tensor& a_RI, const at::Tens
                   double scale, const DropoutKey& dropout, at::Tensor& u_TR, at::Tensor& y_TO);
 
 // dy [T, O] (rows may be strided). dx [T, I] is added to, or undefined: not wanted (nothing below
-// is trained). da [R, I] and db [O, R] are added to, or undefined: then only dx is computed (x and
-// u are not read).
+// is trained). da [R, I] and db [O, R] are added to, or written unless `accumulate` (whatever they
+// held), or undefined: then only dx is computed (x and u are not read).
 void lora_backward(const at::Tensor& dy_TO, const at::Tensor& x_TI, const at::Tensor& u_TR,
                    const at::Tensor& a_RI, const at::Tensor& b_OR, double scale,
                    const DropoutKey& dropout, at::Tensor& dx_TI, at::Tensor& da_RI,
-                   at::Tensor& db_OR);
+                   at::Tensor& db_OR, bool accumulate = true);
 
 }  // namespace vax::ops

@@ -46,7 +46,8 @@ void rms_norm_apply(const at::Tensor& x_TD, const at::Tensor& w_D, const at::Ten
 }
 
 void rms_norm_backward(const at::Tensor& dy_TD, const at::Tensor& x_TD, const at::Tensor& w_D,
-                       const at::Tensor& rstd_T, at::Tensor& dx_TD, at::Tensor& dw_D) {
+                       const at::Tensor& rstd_T, at::Tensor& dx_TD, at::Tensor& dw_D,
+                       bool accumulate) {
   VAX_CHECK(x_TD.dim() == 2, "x has shape ", x_TD.sizes(), ", expected [T, D]");
   const int64_t num_rows = x_TD.size(0), cols = x_TD.size(1);
   check_tensor(dy_TD, "dy", x_TD.sizes(), Types::kFloatOrBf16);
@@ -75,7 +76,8 @@ void rms_norm_backward(const at::Tensor& dy_TD, const at::Tensor& x_TD, const at
                                   partials.data() + block * cols);
     }
   });
-  add_partials(partials.data(), blocks.count, cols, dw_D.mutable_data_ptr<float>());
+  add_partials({partials.data(), blocks.count, cols}, cols, dw_D.mutable_data_ptr<float>(),
+               accumulate);
 }
 
 }  // namespace vax::ops

@@ -1,5 +1,5 @@
 // RMSNorm (arXiv 1910.07467): y = x * rstd * w, rstd = 1 / sqrt(mean(x^2) + eps), per row.
-//   dx_i = rstd * (dy_i w_i - x_i * rstd^2 * mean(dy * w * x))      dw_i += sum over rows dy_i x_i
+//   dx_i = rstd * (dy_i w_i - x_i * rstd^2 * mean(dy * w * x))      dw_i = sum over rows dy_i x_i
 //   rstd
 // Saved by the caller: x (fp32) and rstd (4 bytes a row). Statistics and dx in fp32.
 // THROWS std::logic_error where a shape, a type or the device of a tensor does not fit (CPU only).
@@ -16,8 +16,10 @@ void rms_norm_forward(const at::Tensor& x_TD, const at::Tensor& w_D, double eps,
 // y from x and a known rstd: what a backward needs of y without having kept it.
 void rms_norm_apply(const at::Tensor& x_TD, const at::Tensor& w_D, const at::Tensor& rstd_T,
                     at::Tensor& y_TD);
-// dy [T, D] fp32 or bf16; dx [T, D] fp32 is added to; dw [D] fp32 is added to unless undefined.
+// dy [T, D] fp32 or bf16; dx [T, D] fp32 is added to; dw [D] fp32 is added to, or written unless
+// `accumulate` (whatever it held), or undefined: not wanted.
 void rms_norm_backward(const at::Tensor& dy_TD, const at::Tensor& x_TD, const at::Tensor& w_D,
-                       const at::Tensor& rstd_T, at::Tensor& dx_TD, at::Tensor& dw_D);
+                       const at::Tensor& rstd_T, at::Tensor& dx_TD, at::Tensor& dw_D,
+                       bool accumulate = true);
 
 }  // namespace vax::ops

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <new>
+#include <utility>
 #include <vector>
 
 namespace vax::ops {
@@ -26,6 +27,29 @@ struct CacheLineAllocator {
 };
 
 using FloatScratch = std::vector<float, CacheLineAllocator<float>>;
+
+// Memory that grows on demand and is never set; what it held is lost when it grows.
+class AlignedBuffer {
+ public:
+  AlignedBuffer() = default;
+  ~AlignedBuffer() { CacheLineAllocator<float>().deallocate(data_, count_); }
+  AlignedBuffer(const AlignedBuffer&) = delete;
+  AlignedBuffer& operator=(const AlignedBuffer&) = delete;
+
+  float* get(int64_t count) {
+    if (static_cast<size_t>(count) > count_) {
+      CacheLineAllocator<float>().deallocate(std::exchange(data_, nullptr),
+                                             std::exchange(count_, 0));
+      data_ = CacheLineAllocator<float>().allocate(static_cast<size_t>(count));
+      count_ = static_cast<size_t>(count);
+    }
+    return data_;
+  }
+
+ private:
+  float* data_ = nullptr;
+  size_t count_ = 0;
+};
 
 // `count` zeros.
 inline FloatScratch float_scratch(int64_t count) {

@@ -72,10 +72,11 @@ RowBlocks row_blocks(int64_t rows, int64_t partial_size) {
   return {rows, rows_per_block, ceil_div(rows, rows_per_block)};
 }
 
-void add_partials(const float* partials, int64_t count, int64_t elements, float* sum) {
+void add_partials(const PartialSums& partials, int64_t elements, float* sum, bool accumulate) {
   at::parallel_for(0, elements, 16384, [&](int64_t begin, int64_t end) {
-    for (int64_t block = 0; block < count; ++block) {
-      const float* partial = partials + block * elements;
+    if (!accumulate) std::fill(sum + begin, sum + end, 0.0f);
+    for (int64_t block = 0; block < partials.count; ++block) {
+      const float* partial = partials.data + block * partials.stride;
       for (int64_t i = begin; i < end; ++i) sum[i] += partial[i];
     }
   });

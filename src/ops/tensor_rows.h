@@ -42,7 +42,12 @@ struct RowBlocks {
 // partial_size: floats of one block's partial sums; all of them together stay near 64 MiB.
 RowBlocks row_blocks(int64_t rows, int64_t partial_size);
 
-// Adds partials[0..count) of `elements` floats each, in order, to sum.
-void add_partials(const float* partials, int64_t count, int64_t elements, float* sum);
+// `count` partial sums, `stride` floats apart.
+struct PartialSums {
+  const float* data;
+  int64_t count, stride;
+};
+// sum (+)= the first `elements` floats of every partial sum, in order.
+void add_partials(const PartialSums& partials, int64_t elements, float* sum, bool accumulate);
 
 }  // namespace vax::ops

@@ -12,6 +12,8 @@
 
 #include "ops/kernels/adamw.inl"
 #include "ops/kernels/dropout.inl"
+#include "ops/kernels/gemm.inl"
+#include "ops/kernels/hidden_state.inl"
 #include "ops/kernels/norm.inl"
 #include "ops/kernels/pointwise.inl"
 #include "ops/kernels/softmax.inl"
@@ -41,6 +43,15 @@ const KernelTable& table() {
       .causal_softmax = causal_softmax,
       .causal_softmax_backward = causal_softmax_backward,
       .cross_entropy = cross_entropy,
+      .add_scaled = add_scaled,
+      .copy_with_squares = copy_with_squares,
+      .gemm_rows = kGemmRows,
+      .gemm_cols = kGemmCols,
+      .bf16_dot = kBf16Dot,
+      .pack_a = pack_a,
+      .pack_b = pack_b,
+      .tile_float = tile_float,
+      .tile_bf16 = tile_bf16,
       .adamw = adamw,
   };
   return kTable;

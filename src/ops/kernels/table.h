@@ -8,7 +8,8 @@
 //    so that any split over threads gives the same bits (tails run the code of full vectors);
 //  - kernels neither allocate nor throw, and know nothing of LibTorch.
 // Results are equal bit for bit between machines only if they use the same table. The environment
-// variable VAX_CPU_TARGET (generic | avx2 | avx512) forces one, e.g. on a mixed cluster.
+// variable VAX_CPU_TARGET (generic | avx2 | avx512 | avx512bf16) forces one, e.g. on a mixed
+// cluster.
 #pragma once
 
 #include <cstdint>
@@ -107,6 +108,34 @@ struct CrossEntropyArgs {
   float scale;
   bool with_gradient;
 };
+// h = x + scale * added; h may be x. A stride of 0 repeats one row of added.
+struct AddScaledArgs {
+  int64_t cols;
+  ConstRows x, added;  // x fp32
+  float scale;
+  Rows h;  // fp32
+};
+// Source of one panel: a word (an fp32 number, or two bf16 numbers that follow each other along the
+// inner dimension) for each of `depth` inner positions and each lane; lanes and halves that do not
+// exist become 0.
+struct PackArgs {
+  const void* source;
+  Elem elem;
+  int64_t stride;  // elements between rows of the source
+  bool turned;    // rows of the source are lanes (fp32 only), else positions of the inner dimension
+  int64_t lanes;  // that exist
+  int64_t depth;  // words
+  int64_t inner;  // elements along the inner dimension, from the source's first
+};
+// C [rows, cols] = alpha * A B, added to C when `accumulate`, from one packed panel each.
+struct TileArgs {
+  int64_t depth;  // words
+  const float *a, *b;
+  float* c;
+  int64_t c_stride, rows, cols;
+  float alpha;
+  bool accumulate;
+};
 struct AdamWArgs {
   float *weight, *exp_avg, *exp_avg_sq;
   const float* grad;
@@ -148,6 +177,18 @@ struct KernelTable {
                                   float* dp);
   // losses[row] = logsumexp(z) - z[target]
   void (*cross_entropy)(const CrossEntropyArgs&, int64_t begin, int64_t end, double* losses);
+  void (*add_scaled)(const AddScaledArgs&, int64_t begin, int64_t end);
+  // kept = grad (fp32); squares[i] = sum over row i of kept^2, after rounding to kept's type.
+  void (*copy_with_squares)(int64_t cols, ConstRows grad, Rows kept, int64_t rows, float* squares);
+
+  // Panels have gemm_rows words of A or gemm_cols words of B per inner position.
+  int gemm_rows, gemm_cols;
+  bool bf16_dot;  // the processor multiplies pairs of bf16
+  void (*pack_a)(const PackArgs&, float* to);
+  void (*pack_b)(const PackArgs&, float* to);
+  void (*tile_float)(const TileArgs&);
+  void (*tile_bf16)(const TileArgs&);
+
   void (*adamw)(const AdamWArgs&, int64_t begin, int64_t end);
 };
 

@@ -15,5 +15,8 @@ const KernelTable& table();
 namespace avx512 {
 const KernelTable& table();
 }
+namespace avx512bf16 {
+const KernelTable& table();
+}
 #endif
 }  // namespace vax::ops

@@ -22,6 +22,9 @@ TEST(EmbeddingTest, MatchesAutograd) {
     at::Tensor dw = at::ones({11, 19});
     embedding_backward(dx, ids, dw);
     VAX_EXPECT_CLOSE(dw, w_ref.grad() + 1, kFloatTolerance);
+    at::Tensor new_dw = unset({11, 19});
+    embedding_backward(dx, ids, new_dw, false);
+    VAX_EXPECT_CLOSE(new_dw, w_ref.grad(), kFloatTolerance);
   }
 }
 
@@ -41,6 +44,9 @@ TEST(EmbeddingTest, TakesNoTokens) {
   embedding_forward({}, at::ones({3, 4}), x);
   embedding_backward(x, {}, dw);
   EXPECT_TRUE(same_bits(dw, at::ones({3, 4})));
+  at::Tensor new_dw = unset({3, 4});
+  embedding_backward(x, {}, new_dw, false);
+  EXPECT_TRUE(same_bits(new_dw, at::zeros({3, 4})));
 }
 
 TEST(EmbeddingTest, RefusesIdsOutsideTheVocabulary) {

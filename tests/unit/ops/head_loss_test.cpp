@@ -46,12 +46,15 @@ TEST_P(HeadLossTest, MatchesAutograd) {
   const auto targets = some_targets(rows, vocabulary);
   const Oracle expected = oracle(x, w, targets, 0.25);
   at::Tensor dx = at::full_like(x, 7), dw = at::ones({vocabulary, dim});
-  const double loss = head_loss(x, w, targets, 0.25, dx, dw, chunk_rows);
+  const double loss = head_loss(x, w, targets, 0.25, dx, dw, true, chunk_rows);
   EXPECT_NEAR(loss, expected.loss, tolerance(type) * std::abs(expected.loss));
   // bf16: the error of a logit of size 10 (2^-9 * 10 = 0.02) is a relative error of its softmax.
   const double bound = type == at::kFloat ? kFloatTolerance : 3e-2;
   VAX_EXPECT_CLOSE(dx, expected.dx, bound);
   VAX_EXPECT_CLOSE(dw, expected.dw + 1, bound);
+  at::Tensor new_dw = unset({vocabulary, dim});
+  head_loss(x, w, targets, 0.25, dx, new_dw, false, chunk_rows);
+  VAX_EXPECT_CLOSE(new_dw, expected.dw, bound);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -64,11 +67,11 @@ TEST(HeadLossTest, ChunksDoNotChangeTheResult) {
   const at::Tensor x = random({50, 12}, 1), w = random({67, 12}, 2);
   const auto targets = some_targets(50, 67);
   at::Tensor dx_whole = at::empty_like(x), dw_whole = at::zeros_like(w);
-  const double whole = head_loss(x, w, targets, 1, dx_whole, dw_whole, 50);
+  const double whole = head_loss(x, w, targets, 1, dx_whole, dw_whole, true, 50);
   for (const int64_t chunk_rows : {1, 7, 49}) {
     at::Tensor dx = at::empty_like(x), dw = at::zeros_like(w);
     // A GEMM may sum in another order for another number of rows: a few roundings of 6e-8.
-    EXPECT_NEAR(head_loss(x, w, targets, 1, dx, dw, chunk_rows), whole, 1e-6 * whole);
+    EXPECT_NEAR(head_loss(x, w, targets, 1, dx, dw, true, chunk_rows), whole, 1e-6 * whole);
     VAX_EXPECT_CLOSE(dx, dx_whole, 1e-6);
     VAX_EXPECT_CLOSE(dw, dw_whole, 1e-6);
   }
@@ -111,6 +114,9 @@ TEST(HeadLossTest, TakesNoRows) {
   at::Tensor x = at::empty({0, 4}), dx = at::empty({0, 4}), dw = at::ones({5, 4});
   EXPECT_EQ(head_loss(x, at::ones({5, 4}), {}, 1, dx, dw), 0);
   EXPECT_TRUE(same_bits(dw, at::ones({5, 4})));
+  at::Tensor new_dw = unset({5, 4});
+  EXPECT_EQ(head_loss(x, at::ones({5, 4}), {}, 1, dx, new_dw, false), 0);
+  EXPECT_TRUE(same_bits(new_dw, at::zeros({5, 4})));
 }
 
 TEST(HeadLossTest, RefusesTargetsOutsideTheVocabulary) {

@@ -14,14 +14,6 @@
 namespace vax::ops::test {
 namespace {
 
-std::vector<const KernelTable*> supported_tables() {
-  std::vector<const KernelTable*> tables;
-  for (const char* name : {"generic", "avx2", "avx512"}) {
-    if (const KernelTable* table = find_kernels(name)) tables.push_back(table);
-  }
-  return tables;
-}
-
 TEST(KernelsTest, AreChosenByName) {
   ASSERT_NE(find_kernels("generic"), nullptr) << "supported everywhere";
   EXPECT_EQ(find_kernels("sse9"), nullptr);

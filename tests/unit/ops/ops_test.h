@@ -12,6 +12,10 @@
 
 #include <cstring>
 #include <functional>
+#include <limits>
+#include <vector>
+
+#include "ops/kernels/table.h"
 
 namespace vax::ops::test {
 
@@ -32,6 +36,11 @@ inline at::Tensor random(at::IntArrayRef sizes, uint64_t seed, at::ScalarType ty
 // A double copy that collects gradients.
 inline at::Tensor leaf(const at::Tensor& tensor) {
   return tensor.to(at::kDouble).clone().requires_grad_(true);
+}
+
+// Stands for memory that nobody has set: what must be written whole must not read it.
+inline at::Tensor unset(at::IntArrayRef sizes, at::ScalarType type = at::kFloat) {
+  return at::full(sizes, std::numeric_limits<double>::quiet_NaN(), type);
 }
 
 inline double relative_error(const at::Tensor& actual, const at::Tensor& expected) {
@@ -61,6 +70,15 @@ inline void expect_same_on_any_threads(const std::function<at::Tensor()>& comput
   const at::Tensor three = compute();
   at::set_num_threads(before);
   EXPECT_TRUE(same_bits(one, three)) << relative_error(three, one);
+}
+
+// The widest one last.
+inline std::vector<const KernelTable*> supported_tables() {
+  std::vector<const KernelTable*> tables;
+  for (const char* name : {"generic", "avx2", "avx512", "avx512bf16"}) {
+    if (const KernelTable* table = find_kernels(name)) tables.push_back(table);
+  }
+  return tables;
 }
 
 // A [rows, cols] column block of a wider matrix, with the values of `values`.

@@ -38,6 +38,10 @@ TEST_P(RmsNormTest, MatchesAutograd) {
   rms_norm_backward(dy, x, w, rstd, dx, dw);
   VAX_EXPECT_CLOSE(dx, dx_before.to(at::kDouble) + x_ref.grad(), kFloatTolerance);
   VAX_EXPECT_CLOSE(dw, w_ref.grad() + 1, kFloatTolerance);
+  at::Tensor dx_again = dx_before.clone(), new_dw = unset({cols});
+  rms_norm_backward(dy, x, w, rstd, dx_again, new_dw, false);
+  EXPECT_TRUE(same_bits(dx, dx_again));
+  VAX_EXPECT_CLOSE(new_dw, w_ref.grad(), kFloatTolerance);
   at::Tensor dx_only = dx_before.clone(), none;
   rms_norm_backward(dy, x, w, rstd, dx_only, none);
   EXPECT_TRUE(same_bits(dx, dx_only));
