@@ -4,7 +4,8 @@
 //
 // Operations return a Work at once; buffers belong to the operation until wait() has returned.
 // A Work's destructor waits: a pending operation is never dropped. MPI makes progress only inside
-// calls, so that overlap needs test() now and then. One thread at a time per group.
+// calls: overlap needs a progress thread (Progress::kThread) or test() now and then. One thread at
+// a time per group.
 #pragma once
 
 #include <cstddef>

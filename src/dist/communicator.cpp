@@ -11,6 +11,7 @@ namespace vax::dist {
 
 struct Communicator::Handle {
   MpiCommunicator comm;
+  std::shared_ptr<ProgressThread> progress;  // null with Progress::kPoll
 };
 
 Communicator::Communicator(std::unique_ptr<Handle> handle) : handle_(std::move(handle)) {}
@@ -18,10 +19,14 @@ Communicator::Communicator(Communicator&&) noexcept = default;
 Communicator& Communicator::operator=(Communicator&&) noexcept = default;
 Communicator::~Communicator() = default;
 
-Communicator Communicator::world() {
+Communicator Communicator::world(Progress progress) {
   VAX_CHECK(mpi_is_live(), "MPI is not initialised: make the Environment first");
-  return Communicator(
-      std::make_unique<Handle>(Handle{MpiCommunicator::duplicate_of(MPI_COMM_WORLD)}));
+  auto handle =
+      std::make_unique<Handle>(Handle{MpiCommunicator::duplicate_of(MPI_COMM_WORLD), nullptr});
+  // One rank communicates with nobody.
+  if (progress == Progress::kThread && handle->comm.size() > 1)
+    handle->progress = std::make_shared<ProgressThread>();
+  return Communicator(std::move(handle));
 }
 
 int Communicator::rank() const { return handle_->comm.rank(); }
@@ -32,25 +37,25 @@ Communicator Communicator::split(int color) const {
   const MPI_Comm comm = handle_->comm.get();
   MPI_Comm part = MPI_COMM_NULL;
   VAX_MPI(comm, MPI_Comm_split(comm, color, rank(), &part));
-  return Communicator(std::make_unique<Handle>(Handle{MpiCommunicator(part)}));
+  return Communicator(std::make_unique<Handle>(Handle{MpiCommunicator(part), handle_->progress}));
 }
 
 Communicator Communicator::split_by_node() const {
   const MPI_Comm comm = handle_->comm.get();
   MPI_Comm part = MPI_COMM_NULL;
   VAX_MPI(comm, MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, rank(), MPI_INFO_NULL, &part));
-  return Communicator(std::make_unique<Handle>(Handle{MpiCommunicator(part)}));
+  return Communicator(std::make_unique<Handle>(Handle{MpiCommunicator(part), handle_->progress}));
 }
 
 Communicator Communicator::duplicate() const {
-  return Communicator(
-      std::make_unique<Handle>(Handle{MpiCommunicator::duplicate_of(handle_->comm.get())}));
+  return Communicator(std::make_unique<Handle>(
+      Handle{MpiCommunicator::duplicate_of(handle_->comm.get()), handle_->progress}));
 }
 
 std::unique_ptr<Collectives> Communicator::make_collectives(int64_t max_elements_per_call) const {
   if (size() == 1) return make_self_collectives();
   return make_mpi_collectives(MpiCommunicator::duplicate_of(handle_->comm.get()),
-                              max_elements_per_call);
+                              max_elements_per_call, handle_->progress);
 }
 
 std::vector<std::string> Communicator::all_gather_text(const std::string& text) const {

@@ -14,10 +14,18 @@ namespace vax::dist {
 
 inline constexpr int64_t kMaxElementsPerCall = int64_t{1} << 27;  // 1 GiB of float64
 
+// Who moves pending operations on while the ranks compute. MPI makes progress only inside calls.
+enum class Progress {
+  kPoll,    // the caller, whenever it tests, waits or starts something
+  kThread,  // a thread of this process, asleep while nothing is under way
+};
+
 class Communicator {
  public:
   // COLLECTIVE over all ranks: a duplicate of MPI_COMM_WORLD. REQUIRES a live Environment.
-  static Communicator world();
+  // `progress` holds for the collectives of this communicator and of those made from it, which
+  // share one thread. Every rank may choose for itself.
+  static Communicator world(Progress progress = Progress::kPoll);
 
   Communicator(Communicator&&) noexcept;
   Communicator& operator=(Communicator&&) noexcept;

@@ -33,6 +33,8 @@ namespace {
 constexpr int64_t kGatheredAllReduceBytes = 64 * 1024;
 // Receive buffers kept for reuse: fresh pages cost more than the addition they are for.
 constexpr size_t kKeptBuffers = 4;
+// Collectives have a message space of their own, so that one tag is enough for all messages.
+constexpr int kBlockTag = 0;
 
 struct ScratchBuffer {
   std::unique_ptr<std::byte[]> data;
@@ -41,11 +43,12 @@ struct ScratchBuffer {
 
 // What the operations of one group share.
 struct Group {
-  Group(MpiCommunicator communicator, int64_t limit)
+  Group(MpiCommunicator communicator, int64_t limit, std::shared_ptr<ProgressThread> thread)
       : comm(std::move(communicator)),
         rank(comm.rank()),
         size(comm.size()),
-        max_elements_per_call(limit) {}
+        max_elements_per_call(limit),
+        progress(std::move(thread)) {}
 
   ScratchBuffer take_scratch(int64_t num_bytes);
   void give_back(ScratchBuffer buffer);
@@ -53,6 +56,7 @@ struct Group {
   MpiCommunicator comm;
   int rank, size;
   int64_t max_elements_per_call;
+  std::shared_ptr<ProgressThread> progress;  // null: operations are polled
   CollectiveStatistics statistics;
   std::vector<ScratchBuffer> kept;
 };
@@ -80,7 +84,7 @@ void Group::give_back(ScratchBuffer buffer) {
 class MpiOperation final : public Work::State {
  public:
   MpiOperation(std::shared_ptr<Group> group, const char* name)
-      : group_(std::move(group)), name_(name) {}
+      : group_(std::move(group)), name_(name), progress_(group_->progress.get()) {}
   MpiOperation(const MpiOperation&) = delete;
   MpiOperation& operator=(const MpiOperation&) = delete;
   ~MpiOperation() override;
@@ -96,9 +100,11 @@ class MpiOperation final : public Work::State {
 
  private:
   void complete(int code);
+  void stop_progress();
 
   std::shared_ptr<Group> group_;
   const char* name_;
+  ProgressThread* progress_;  // null without one, and from completion on
   std::vector<MPI_Request> requests_;
   std::vector<MPI_Status> statuses_;
   ScratchBuffer scratch_;
@@ -107,7 +113,9 @@ class MpiOperation final : public Work::State {
 
 // Only an operation that failed while it was being started still has requests here.
 MpiOperation::~MpiOperation() {
-  if (requests_.empty() || !mpi_is_live()) return;
+  if (requests_.empty()) return;
+  stop_progress();
+  if (!mpi_is_live()) return;
   if (MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE) !=
       MPI_SUCCESS)
     log::error(cat(name_, ": requests that had been started failed"));
@@ -116,6 +124,12 @@ MpiOperation::~MpiOperation() {
 void MpiOperation::start(int code, MPI_Request request, std::source_location where) {
   check_mpi(code, name_, group_->comm.get(), where);
   requests_.push_back(request);
+  if (progress_ && requests_.size() == 1) progress_->add_operation();
+}
+
+void MpiOperation::stop_progress() {
+  if (progress_ && !requests_.empty()) progress_->remove_operation();
+  progress_ = nullptr;
 }
 
 bool MpiOperation::test() {
@@ -131,13 +145,16 @@ bool MpiOperation::test() {
 void MpiOperation::wait() {
   const Stopwatch watch;
   statuses_.resize(requests_.size());
+  if (group_->progress) group_->progress->enter_wait();
   const int code =
       MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), statuses_.data());
+  if (group_->progress) group_->progress->leave_wait();
   complete(code);
   group_->statistics.blocked_s += watch.elapsed_s();
 }
 
 void MpiOperation::complete(int code) {
+  stop_progress();
   requests_.clear();
   const std::function<void()> action = std::exchange(action_, nullptr);
   if (code == MPI_ERR_IN_STATUS) {
@@ -172,8 +189,10 @@ std::byte* at(void* base, int64_t element, DataType type) {
 
 class MpiCollectives final : public Collectives {
  public:
-  MpiCollectives(MpiCommunicator comm, int64_t max_elements_per_call)
-      : group_(std::make_shared<Group>(std::move(comm), max_elements_per_call)) {}
+  MpiCollectives(MpiCommunicator comm, int64_t max_elements_per_call,
+                 std::shared_ptr<ProgressThread> progress)
+      : group_(
+            std::make_shared<Group>(std::move(comm), max_elements_per_call, std::move(progress))) {}
 
   int rank() const override { return group_->rank; }
   int size() const override { return group_->size; }
@@ -199,6 +218,8 @@ class MpiCollectives final : public Collectives {
     return MpiDatatype::block(chunk.count, mpi_type(type),
                               count * static_cast<int64_t>(size_of(type)), comm());
   }
+  void exchange_blocks(MpiOperation& operation, const void* send, void* received, int64_t count,
+                       DataType type);
   Work gather_and_reduce(void* data, int64_t count, DataType type, ReduceOp op);
 
   std::shared_ptr<Group> group_;
@@ -226,29 +247,51 @@ Work MpiCollectives::all_gather(const void* send, void* recv, int64_t count, Dat
   return Work(std::move(operation));
 }
 
+// Every rank sends each other rank its block and adds up what arrives around its own, which stays
+// where it is.
 Work MpiCollectives::reduce_scatter(void* send, void* recv, int64_t count, DataType type,
                                     ReduceOp op, Stream) {
   check_host_reduce_scatter(count, type);
-  auto operation = begin("MPI_Ialltoall", gather_bytes(count, type, size()));
-  const int64_t num_bytes = size() * count * static_cast<int64_t>(size_of(type));
-  ScratchBuffer scratch = group_->take_scratch(num_bytes);
+  auto operation = begin("MPI_Isend", gather_bytes(count, type, size()));
+  ScratchBuffer scratch =
+      group_->take_scratch((size() - 1) * count * static_cast<int64_t>(size_of(type)));
   std::byte* const received = scratch.data.get();
   operation->use_scratch(std::move(scratch));
-  std::vector<Chunk> chunks = cut(count, max_block());
-  for (const Chunk& chunk : chunks) {
-    const MpiDatatype block = block_type(chunk, count, type);
-    MPI_Request request = MPI_REQUEST_NULL;
-    const int code = MPI_Ialltoall(at(send, chunk.begin, type), 1, block.get(),
-                                   at(received, size() * chunk.begin, type), chunk.count,
-                                   mpi_type(type), comm(), &request);
-    operation->start(code, request);
-  }
-  operation->on_completion([=, size = size(), chunks = std::move(chunks)] {
-    for (const Chunk& chunk : chunks)
-      reduce_blocks(at(received, size * chunk.begin, type), size, chunk.count, type, op,
-                    at(recv, chunk.begin, type));
-  });
+  std::vector<const void*> blocks;
+  for (int rank = 0, slot = 0; rank < size(); ++rank)
+    blocks.push_back(rank == group_->rank ? at(send, rank * count, type)
+                                          : at(received, slot++ * count, type));
+  exchange_blocks(*operation, send, received, count, type);
+  operation->on_completion(
+      [=, blocks = std::move(blocks)] { reduce_blocks(blocks, count, type, op, recv); });
   return Work(std::move(operation));
+}
+
+// Block r of `send` goes to rank r; `received` gets those of the other ranks for this one, in rank
+// order. Receives first: what arrives finds its place. Messages of one pair of ranks match in the
+// order in which they are started.
+void MpiCollectives::exchange_blocks(MpiOperation& operation, const void* send, void* received,
+                                     int64_t count, DataType type) {
+  const std::vector<Chunk> chunks = cut(count, max_block());
+  const auto other = [this](int step) { return (group_->rank + step) % size(); };
+  for (int step = 1; step < size(); ++step) {
+    const int from = other(step), slot = from < group_->rank ? from : from - 1;
+    for (const Chunk& chunk : chunks) {
+      MPI_Request request = MPI_REQUEST_NULL;
+      const int code = MPI_Irecv(at(received, slot * count + chunk.begin, type), chunk.count,
+                                 mpi_type(type), from, kBlockTag, comm(), &request);
+      operation.start(code, request);
+    }
+  }
+  for (int step = size() - 1; step > 0; --step) {
+    const int to = other(step);
+    for (const Chunk& chunk : chunks) {
+      MPI_Request request = MPI_REQUEST_NULL;
+      const int code = MPI_Isend(at(send, to * count + chunk.begin, type), chunk.count,
+                                 mpi_type(type), to, kBlockTag, comm(), &request);
+      operation.start(code, request);
+    }
+  }
 }
 
 Work MpiCollectives::all_reduce(void* data, int64_t count, DataType type, ReduceOp op, Stream) {
@@ -277,8 +320,10 @@ Work MpiCollectives::gather_and_reduce(void* data, int64_t count, DataType type,
   const int code = MPI_Iallgather(data, static_cast<int>(count), mpi_type(type), received,
                                   static_cast<int>(count), mpi_type(type), comm(), &request);
   operation->start(code, request);
+  std::vector<const void*> blocks;
+  for (int rank = 0; rank < size(); ++rank) blocks.push_back(at(received, rank * count, type));
   operation->on_completion(
-      [=, size = size()] { reduce_blocks(received, size, count, type, op, data); });
+      [=, blocks = std::move(blocks)] { reduce_blocks(blocks, count, type, op, data); });
   return Work(std::move(operation));
 }
 
@@ -297,17 +342,22 @@ Work MpiCollectives::broadcast(void* data, int64_t count, DataType type, int roo
 void MpiCollectives::barrier() {
   const Stopwatch watch;
   ++group_->statistics.num_calls;
-  VAX_MPI(comm(), MPI_Barrier(comm()));
+  if (group_->progress) group_->progress->enter_wait();
+  const int code = MPI_Barrier(comm());
+  if (group_->progress) group_->progress->leave_wait();
+  check_mpi(code, "MPI_Barrier", comm());
   group_->statistics.blocked_s += watch.elapsed_s();
 }
 
 }  // namespace
 
 std::unique_ptr<Collectives> make_mpi_collectives(MpiCommunicator comm,
-                                                  int64_t max_elements_per_call) {
+                                                  int64_t max_elements_per_call,
+                                                  std::shared_ptr<ProgressThread> progress) {
   VAX_CHECK(max_elements_per_call >= 1 && max_elements_per_call <= INT_MAX,
             "max_elements_per_call = ", max_elements_per_call, " is not in [1, ", INT_MAX, "]");
-  return std::make_unique<MpiCollectives>(std::move(comm), max_elements_per_call);
+  return std::make_unique<MpiCollectives>(std::move(comm), max_elements_per_call,
+                                          std::move(progress));
 }
 
 }  // namespace vax::dist

@@ -13,7 +13,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "base/narrow.h"
+#include "dist/shard_store.h"
 
 namespace vax::dist {
 namespace {
@@ -21,35 +21,19 @@ namespace {
 constexpr int kNoSlot = -1;
 constexpr uintptr_t kSlotAlignment = 64;
 
-DataType data_type(at::ScalarType type) {
-  switch (type) {
-    case at::kFloat:
-      return DataType::kFloat32;
-    case at::kDouble:
-      return DataType::kFloat64;
-    case at::kBFloat16:
-      return DataType::kBFloat16;
-    default:
-      VAX_CHECK(false, "units of type ", at::toString(type), " cannot be sharded");
-  }
+std::vector<int64_t> counts_of(const std::vector<Partition>& partitions) {
+  std::vector<int64_t> counts;
+  for (const Partition& partition : partitions) counts.push_back(partition.count);
+  return counts;
 }
 
-int64_t bytes_of(const at::Tensor& tensor) {
-  return tensor.numel() * static_cast<int64_t>(tensor.element_size());
+// The owner's shards are node-shared exactly when a node is given, and a view follows its owner.
+ShardedUnitsOptions with_sharing(ShardedUnitsOptions options) {
+  options.node_shared = options.node != nullptr;
+  return options;
 }
 
 }  // namespace
-
-Partition make_partition(int64_t count, int rank, int size) {
-  VAX_CHECK(count >= 0 && size >= 1 && rank >= 0 && rank < size, "partition of ", count,
-            " elements, rank ", rank, " of ", size);
-  Partition partition;
-  partition.count = count;
-  partition.shard_count = ceil_div<int64_t>(count, size);
-  partition.begin = std::min(count, rank * partition.shard_count);
-  partition.end = std::min(count, partition.begin + partition.shard_count);
-  return partition;
-}
 
 struct ShardedUnits::Impl {
   struct Slot {
@@ -59,11 +43,15 @@ struct ShardedUnits::Impl {
     Work gathering;
   };
 
-  Impl(Collectives& collectives, const std::vector<int64_t>& unit_counts,
+  Impl(Collectives& collectives, std::shared_ptr<ShardStore> the_store, bool owns_shards,
        const ShardedUnitsOptions& the_options);
   void allocate_slots();
-  int64_t padded_count(int unit) const { return partitions[unit].shard_count * group.size(); }
-  bool without_slot(int unit) const { return borrows_shards || partitions[unit].count == 0; }
+  void make_views();
+  void cast_own_slices();
+  const Partition& partition(int unit) const {
+    return store->partitions.at(static_cast<size_t>(unit));
+  }
+  void check_readable(int unit) const;
 
   void start_gather(int unit, int slot);
   void drop(int unit);
@@ -72,73 +60,90 @@ struct ShardedUnits::Impl {
   void carry_out(const ScheduleEntry& entry);
   void end_schedule_if_done();
   void poll() noexcept;
+  void rethrow_failure();
   int num_held() const { return static_cast<int>(std::count(held.begin(), held.end(), true)); }
 
   Collectives& group;
   const ShardedUnitsOptions options;
-  const bool borrows_shards;  // acquire() returns views of the shards
-  bool own_slots = false;     // slot i is for unit i only and has its size
-  std::vector<Partition> partitions;
-  std::vector<at::Tensor> shards;
+  const std::shared_ptr<ShardStore> store;
+  const bool is_owner;
+  const std::vector<int64_t> counts;  // elements of each unit
+  const SlotPlan plan;
+  std::vector<at::Tensor> cast_units;  // padded, gather_dtype, on the node; if plan.node_cast
+  std::vector<at::Tensor> views;       // [count] of each unit that needs no slot; else undefined
   std::vector<Slot> slots;
   std::vector<int> slot_of;  // of each unit
   std::vector<bool> held;    // of each unit
+  int64_t seen_version;      // of the store, at the last refresh
   int64_t num_uses = 0;
   std::optional<Schedule> schedule;
   ptrdiff_t next_entry = 0;
   std::exception_ptr failure;  // of a poll(), reported by the next acquire()
 };
 
-ShardedUnits::Impl::Impl(Collectives& collectives, const std::vector<int64_t>& unit_counts,
-                         const ShardedUnitsOptions& the_options)
+ShardedUnits::Impl::Impl(Collectives& collectives, std::shared_ptr<ShardStore> the_store,
+                         bool owns_shards, const ShardedUnitsOptions& the_options)
     : group(collectives),
       options(the_options),
-      borrows_shards(collectives.size() == 1 &&
-                     the_options.shard_dtype == the_options.gather_dtype),
-      slot_of(unit_counts.size(), kNoSlot),
-      held(unit_counts.size(), false) {
-  data_type(options.shard_dtype);
-  data_type(options.gather_dtype);
-  VAX_CHECK(options.prefetch >= 0 && options.residency_gib >= 0, "prefetch ", options.prefetch,
-            ", residency ", options.residency_gib, " GiB");
-  for (const int64_t count : unit_counts) {
-    partitions.push_back(make_partition(count, group.rank(), group.size()));
-    shards.push_back(at::zeros({partitions.back().shard_count}, options.shard_dtype));
+      store(std::move(the_store)),
+      is_owner(owns_shards),
+      counts(counts_of(store->partitions)),
+      plan(plan_slots(counts, group.size(), options)),
+      slot_of(counts.size(), kNoSlot),
+      held(counts.size(), false),
+      seen_version(store->version) {
+  if (plan.node_cast)
+    cast_units = make_node_units(*options.node, store->partitions, options.gather_dtype);
+  make_views();
+  allocate_slots();
+  // A view that is made after the shards were written must not need a refresh.
+  if (plan.node_cast && store->version > 0) cast_own_slices();
+}
+
+void ShardedUnits::Impl::make_views() {
+  const std::vector<at::Tensor>& whole = plan.node_cast ? cast_units : store->units;
+  const bool all = plan.views_shards || plan.node_cast;
+  for (size_t unit = 0; unit < counts.size(); ++unit) {
+    if (all)
+      views.push_back(whole[unit].narrow(0, 0, counts[unit]));
+    else
+      views.push_back(counts[unit] == 0 ? at::empty({0}, options.gather_dtype) : at::Tensor());
   }
-  if (!borrows_shards) allocate_slots();
 }
 
 void ShardedUnits::Impl::allocate_slots() {
-  int64_t largest = 0, all = 0;
-  for (int unit = 0; unit < static_cast<int>(partitions.size()); ++unit) {
-    largest = std::max(largest, padded_count(unit));
-    all += padded_count(unit);
-  }
-  if (all == 0) return;
-  const double element_bytes = static_cast<double>(at::elementSize(options.gather_dtype));
-  const double budget = options.residency_gib * 0x1p30 / element_bytes;  // elements
-  const int in_use = std::max(2, 1 + options.prefetch);
-  own_slots = options.replicate || group.size() == 1 ||
-              static_cast<double>(all - in_use * largest) <= budget;
-  slots.resize(own_slots ? partitions.size()
-                         : static_cast<size_t>(in_use + budget / static_cast<double>(largest)));
-  for (size_t i = 0; i < slots.size(); ++i) {
-    const int64_t count = own_slots ? padded_count(static_cast<int>(i)) : largest;
-    slots[i].buffer = at::empty({count}, options.gather_dtype);
-    VAX_CHECK(reinterpret_cast<uintptr_t>(slots[i].buffer.data_ptr()) % kSlotAlignment == 0,
+  for (const int64_t count : plan.slot_counts) {
+    slots.emplace_back().buffer = at::empty({count}, options.gather_dtype);
+    VAX_CHECK(reinterpret_cast<uintptr_t>(slots.back().buffer.data_ptr()) % kSlotAlignment == 0,
               "the allocator does not align to ", kSlotAlignment, " bytes");
   }
+}
+
+// REQUIRES that no rank reads the cast copy. BLOCKS host until all ranks have written their slices.
+void ShardedUnits::Impl::cast_own_slices() {
+  for (size_t unit = 0; unit < counts.size(); ++unit) {
+    const at::Tensor& shard = store->shards[unit];
+    cast_units[unit].narrow(0, store->rank * shard.numel(), shard.numel()).copy_(shard);
+  }
+  group.barrier();
+}
+
+void ShardedUnits::Impl::check_readable(int unit) const {
+  VAX_CHECK(!held.at(static_cast<size_t>(unit)), "unit ", unit, " is acquired twice");
+  VAX_CHECK(!store->updating, "unit ", unit, " is acquired between begin_update() and refresh()");
+  VAX_CHECK(seen_version == store->version, "unit ", unit, " is acquired through a view that was ",
+            "not refreshed after its owner: version ", seen_version, " of ", store->version);
 }
 
 // Own shard into its place (cast on the way), then the others around it.
 void ShardedUnits::Impl::start_gather(int unit, int slot_index) {
   Slot& slot = slots[slot_index];
-  VAX_CHECK(padded_count(unit) <= slot.buffer.numel(), "unit ", unit, " does not fit slot ",
-            slot_index);
+  VAX_CHECK(partition(unit).shard_count * group.size() <= slot.buffer.numel(), "unit ", unit,
+            " does not fit slot ", slot_index);
   if (slot.unit != kNoUnit) drop(slot.unit);
-  const int64_t shard_count = partitions[unit].shard_count;
+  const int64_t shard_count = partition(unit).shard_count;
   const at::Tensor own = slot.buffer.narrow(0, group.rank() * shard_count, shard_count);
-  own.copy_(shards[unit]);
+  own.copy_(store->shards[unit]);
   slot.gathering = group.all_gather(own.data_ptr(), slot.buffer.data_ptr(), shard_count,
                                     data_type(options.gather_dtype));
   slot.unit = unit;
@@ -156,11 +161,11 @@ void ShardedUnits::Impl::drop(int unit) {
 int ShardedUnits::Impl::slot_on_demand(int unit) {
   if (slot_of[unit] != kNoSlot) return slot_of[unit];
   int best = kNoSlot;
-  for (int slot = 0; slot < static_cast<int>(slots.size()) && !own_slots; ++slot) {
+  for (int slot = 0; slot < static_cast<int>(slots.size()) && !plan.own_slots; ++slot) {
     if (slots[slot].unit != kNoUnit && held[slots[slot].unit]) continue;
     if (best == kNoSlot || slots[slot].last_use < slots[best].last_use) best = slot;
   }
-  if (own_slots) best = unit;
+  if (plan.own_slots) best = unit;
   VAX_CHECK(best != kNoSlot, "unit ", unit, " is acquired while other units hold all ",
             slots.size(), " slots");
   start_gather(unit, best);
@@ -209,75 +214,124 @@ void ShardedUnits::Impl::poll() noexcept {
   }
 }
 
-ShardedUnits::ShardedUnits(Collectives& group, std::vector<int64_t> unit_counts,
-                           ShardedUnitsOptions options)
-    : impl_(std::make_unique<Impl>(group, unit_counts, options)) {}
-ShardedUnits::~ShardedUnits() = default;
+void ShardedUnits::Impl::rethrow_failure() {
+  if (failure) std::rethrow_exception(std::exchange(failure, nullptr));
+}
 
-int ShardedUnits::num_units() const { return static_cast<int>(impl_->partitions.size()); }
-const Partition& ShardedUnits::partition(int unit) const { return impl_->partitions.at(unit); }
-at::Tensor& ShardedUnits::shard(int unit) { return impl_->shards.at(unit); }
+ShardedUnits::ShardedUnits(Collectives& group, std::vector<int64_t> unit_counts,
+                           ShardedUnitsOptions options) {
+  options = with_sharing(options);
+  plan_slots(unit_counts, group.size(), options);  // throws before anything is allocated
+  auto store = std::make_shared<ShardStore>(group.rank(), group.size(), unit_counts,
+                                            options.shard_dtype, options.node);
+  impl_ = std::make_unique<Impl>(group, std::move(store), true, options);
+}
+
+ShardedUnits::ShardedUnits(Collectives& group, ShardedUnits& owner, ShardedUnitsOptions options) {
+  options = with_sharing(options);
+  const ShardStore& store = *owner.impl_->store;
+  VAX_CHECK(options.shard_dtype == store.type, "a view of ", at::toString(store.type),
+            " shards as ", at::toString(options.shard_dtype));
+  VAX_CHECK(group.rank() == store.rank && group.size() == store.size, "rank ", group.rank(), " of ",
+            group.size(), " views the shards of rank ", store.rank, " of ", store.size);
+  VAX_CHECK(options.node_shared == store.node_shared,
+            "a view and its owner must both be node-shared or neither");
+  impl_ = std::make_unique<Impl>(group, owner.impl_->store, false, options);
+}
+
+ShardedUnits::~ShardedUnits() {
+  if (impl_) impl_->store->num_held -= impl_->num_held();
+}
+
+int ShardedUnits::num_units() const { return static_cast<int>(impl_->counts.size()); }
 int ShardedUnits::num_slots() const { return static_cast<int>(impl_->slots.size()); }
+const Partition& ShardedUnits::partition(int unit) const { return impl_->partition(unit); }
+at::Tensor& ShardedUnits::shard(int unit) { return impl_->store->shards.at(unit); }
 
 void ShardedUnits::begin_step(const std::vector<UnitEvent>& events) {
   VAX_CHECK(impl_->num_held() == 0, impl_->num_held(), " units are held when a step begins");
-  VAX_CHECK(!impl_->schedule, "a step begins before the uses of the last one are done: entry ",
+  VAX_CHECK(!impl_->schedule, "the step before has announced uses that did not take place: entry ",
             impl_->next_entry, " is next");
   if (impl_->slots.empty()) return;
-  std::vector<UnitEvent> with_elements;
-  std::vector<int64_t> counts;
-  ScheduleOptions options{static_cast<int>(impl_->slots.size()), impl_->options.prefetch, {}};
-  for (const Partition& partition : impl_->partitions) counts.push_back(partition.count);
-  for (const UnitEvent& event : events)
-    if (partition(event.unit).count > 0) with_elements.push_back(event);
-  for (const Impl::Slot& slot : impl_->slots) options.residents.push_back(slot.unit);
-  impl_->schedule = make_schedule(with_elements, counts, options);
+  std::vector<int> residents;
+  for (const Impl::Slot& slot : impl_->slots) residents.push_back(slot.unit);
+  impl_->schedule = plan_step(impl_->counts, impl_->group.size(), impl_->options, impl_->plan,
+                              events, std::move(residents));
   impl_->next_entry = 0;
   impl_->end_schedule_if_done();
 }
 
 at::Tensor ShardedUnits::acquire(int unit) {
   Impl& impl = *impl_;
-  const Partition& unit_partition = partition(unit);
-  VAX_CHECK(!impl.held[unit], "unit ", unit, " is acquired twice");
+  impl.check_readable(unit);
   impl.poll();
-  if (impl.failure) std::rethrow_exception(std::exchange(impl.failure, nullptr));
-  if (impl.without_slot(unit)) {
-    impl.held[unit] = true;
-    return impl.borrows_shards ? impl.shards[unit].narrow(0, 0, unit_partition.count)
-                               : at::empty({0}, impl.options.gather_dtype);
+  impl.rethrow_failure();
+  at::Tensor result = impl.views[unit];
+  if (!result.defined()) {
+    const int slot_index = impl.schedule ? impl.slot_by_schedule(unit) : impl.slot_on_demand(unit);
+    Impl::Slot& slot = impl.slots[slot_index];
+    slot.gathering.wait();
+    slot.last_use = ++impl.num_uses;
+    result = slot.buffer.narrow(0, 0, impl.counts[unit]);
   }
-  const int slot_index = impl.schedule ? impl.slot_by_schedule(unit) : impl.slot_on_demand(unit);
-  Impl::Slot& slot = impl.slots[slot_index];
-  slot.gathering.wait();
-  slot.last_use = ++impl.num_uses;
   impl.held[unit] = true;
-  return slot.buffer.narrow(0, 0, unit_partition.count);
+  ++impl.store->num_held;
+  return result;
 }
 
 void ShardedUnits::release(int unit) {
   VAX_CHECK(impl_->held.at(unit), "unit ", unit, " is released without acquire");
   impl_->held[unit] = false;
+  --impl_->store->num_held;
   impl_->poll();
   impl_->end_schedule_if_done();
 }
 
+void ShardedUnits::begin_update() {
+  ShardStore& store = *impl_->store;
+  VAX_CHECK(impl_->is_owner, "shards are updated through their owner, not through a view");
+  VAX_CHECK(!store.updating, "an update begins inside another");
+  VAX_CHECK(store.num_held == 0, store.num_held, " units are held when their shards change");
+  if (store.node_shared) impl_->group.barrier();  // others may still read what this rank writes
+  store.updating = true;
+}
+
 void ShardedUnits::refresh() {
-  VAX_CHECK(impl_->num_held() == 0, impl_->num_held(), " units are held when their shards change");
-  impl_->schedule.reset();
-  for (const Impl::Slot& slot : impl_->slots)
-    if (slot.unit != kNoUnit) impl_->drop(slot.unit);
+  Impl& impl = *impl_;
+  ShardStore& store = *impl.store;
+  VAX_CHECK(impl.num_held() == 0, impl.num_held(), " units are held when their shards change");
+  VAX_CHECK(impl.is_owner || !store.updating, "a view is refreshed during its owner's update");
+  VAX_CHECK(!impl.is_owner || !store.node_shared || store.updating,
+            "node-shared units are refreshed without begin_update()");
+  impl.schedule.reset();
+  for (const Impl::Slot& slot : impl.slots)
+    if (slot.unit != kNoUnit) impl.drop(slot.unit);
+  if (impl.is_owner) {
+    store.updating = false;
+    ++store.version;
+  }
+  impl.seen_version = store.version;
+  if (impl.plan.node_cast) {
+    if (!impl.is_owner) impl.group.barrier();  // others may still read the copy
+    impl.cast_own_slices();
+  } else if (store.node_shared && impl.is_owner) {
+    impl.group.barrier();
+  }
 }
 
 int64_t ShardedUnits::shard_bytes() const {
   int64_t bytes = 0;
-  for (const at::Tensor& shard : impl_->shards) bytes += bytes_of(shard);
+  if (impl_->is_owner)
+    for (const at::Tensor& shard : impl_->store->shards)
+      bytes += static_cast<int64_t>(shard.nbytes());
   return bytes;
 }
 
 int64_t ShardedUnits::slot_bytes() const {
   int64_t bytes = 0;
-  for (const Impl::Slot& slot : impl_->slots) bytes += bytes_of(slot.buffer);
+  for (const Impl::Slot& slot : impl_->slots) bytes += static_cast<int64_t>(slot.buffer.nbytes());
+  for (const at::Tensor& unit : impl_->cast_units)
+    bytes += static_cast<int64_t>(unit.nbytes()) / impl_->group.size();
   return bytes;
 }
 

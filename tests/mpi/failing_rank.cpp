@@ -3,6 +3,8 @@
 //   failing_rank caught    the error is caught inside the life of the Environment: exit code 3
 //   failing_rank unwound   the exception passes the Environment's destructor: exit code 1
 //   failing_rank pending   as unwound, with a collective under way that the others have joined
+//   failing_rank shared    as unwound, with a block of shared memory in whose barrier the others
+//                          wait, and a progress thread that has something under way
 //   failing_rank launch    only starts and ends: 0, or 3 when launcher and MPI disagree
 #include <cstdint>
 #include <exception>
@@ -14,6 +16,7 @@
 #include "base/log.h"
 #include "dist/communicator.h"
 #include "dist/environment.h"
+#include "dist/shared_memory.h"
 
 namespace {
 
@@ -32,6 +35,18 @@ void fail_on_rank_0(bool with_pending_work) {
   group->barrier();
 }
 
+void fail_beside_shared_memory() {
+  const vax::dist::Communicator world =
+      vax::dist::Communicator::world(vax::dist::Progress::kThread);
+  vax::dist::SharedMemory memory(world.split_by_node(), 4096);
+  const std::unique_ptr<vax::dist::Collectives> group = world.make_collectives();
+  int32_t one = 1;
+  const vax::dist::Work work =
+      group->all_reduce(&one, 1, vax::dist::DataType::kInt32, vax::dist::ReduceOp::kSum);
+  if (world.rank() == 0) throw std::runtime_error("rank 0 fails");
+  memory.barrier();
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -40,7 +55,10 @@ int main(int argc, char** argv) {
     const vax::dist::Environment environment(&argc, &argv);
     if (mode == "launch") return 0;
     try {
-      fail_on_rank_0(mode == "pending");
+      if (mode == "shared")
+        fail_beside_shared_memory();
+      else
+        fail_on_rank_0(mode == "pending");
     } catch (const std::exception& error) {
       if (mode != "caught") throw;
       vax::log::error(error.what());

@@ -4,9 +4,16 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <chrono>
+#include <limits>
 #include <memory>
+#include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
+#include "base/flat_layout.h"
 #include "dist/communicator.h"
 #include "dist/sharded_units.h"
 
@@ -110,7 +117,7 @@ TEST(ShardedGradients, AdditionsHappenInAFixedOrder) {
                    static_cast<float>(micro)) *
            at::exp(at::arange(count, at::kFloat).remainder(17));
   };
-  ShardedGradients gradients(*group, {count}, at::kCPU);
+  ShardedGradients gradients(*group, std::vector<int64_t>{count}, at::kCPU);
   at::Tensor expected = at::zeros({count});
   for (int micro = 0; micro < 6; ++micro) {
     gradients.acquire(0).add_(values(group->rank(), micro));
@@ -140,6 +147,182 @@ TEST(ShardedGradients, MisuseIsALogicError) {
   gradients.release(0);
   gradients.finish();
   gradients.zero();
+}
+
+// Units whose groups leave gaps, of different sizes, so that one unit's members lie where another
+// has a gap; members of 1, 7 and 35 elements, groups aligned to 16.
+FlatLayout gapped_layout() {
+  FlatLayout layout;
+  for (const std::vector<int64_t>& sizes :
+       {std::vector<int64_t>{35, 7, 1}, {7, 7}, {1, 1, 1, 35}, {}, {35}}) {
+    FlatUnit& unit = layout.emplace_back();
+    for (const int64_t size : sizes)
+      unit.add_group(static_cast<int>(unit.groups.size()), {{.name = "w", .shape = {size}}});
+  }
+  return layout;
+}
+
+void for_each_group(const FlatUnit& unit, const at::Tensor& flat, auto action) {
+  for (const FlatGroup& group : unit.groups)
+    action(flat.narrow(0, group.offset, group.count), group);
+}
+
+// As training does: members are written or added to, nothing else is touched.
+void put_gradient(ShardedGradients& gradients, const FlatLayout& layout, int unit, float value) {
+  const GradientBuffer buffer = gradients.acquire_buffer(unit);
+  for_each_group(layout[unit], buffer.flat, [&](at::Tensor member, const FlatGroup& group) {
+    const float v = value + static_cast<float>(group.role);
+    buffer.accumulate ? member.add_(v) : member.fill_(v);
+  });
+  gradients.release(unit);
+}
+
+// What put_gradient(r + 1) of every rank r, `times` times, sums up to; gaps are zero.
+at::Tensor expected_gradient(const FlatUnit& unit, int num_ranks, int times) {
+  at::Tensor expected = at::zeros({unit.count});
+  for_each_group(unit, expected, [&](at::Tensor member, const FlatGroup& group) {
+    const int sum_of_ranks = num_ranks * (num_ranks + 1) / 2 + num_ranks * group.role;
+    member.fill_(static_cast<float>(times * sum_of_ranks));
+  });
+  return expected;
+}
+
+void expect_gradient(ShardedGradients& gradients, const FlatLayout& layout,
+                     const Collectives& group, int unit, int times) {
+  const Partition part = make_partition(layout[unit].count, group.rank(), group.size());
+  at::Tensor expected = at::zeros({part.shard_count});
+  expected.narrow(0, 0, part.end - part.begin)
+      .copy_(expected_gradient(layout[unit], group.size(), times)
+                 .narrow(0, part.begin, part.end - part.begin));
+  EXPECT_TRUE(at::equal(gradients.shard(unit), expected)) << "unit " << unit;
+}
+
+// Reductions by messages, and in shared memory.
+class GradientBuffers : public testing::TestWithParam<bool> {
+ protected:
+  ShardedGradients make(const FlatLayout& layout) {
+    return ShardedGradients(*group_, layout, at::kCPU, GetParam() ? &node_ : nullptr);
+  }
+  Communicator node_ = Communicator::world().split_by_node();
+  std::unique_ptr<Collectives> group_ = node_.make_collectives();
+  const FlatLayout layout_ = gapped_layout();
+};
+INSTANTIATE_TEST_SUITE_P(, GradientBuffers, testing::Bool(), [](const auto& mode) {
+  return mode.param ? std::string("SharedMemory") : std::string("Messages");
+});
+
+// Rubbish from before: NaN in the shards of the last step and in every buffer.
+void poison(ShardedGradients& gradients, const FlatLayout& layout) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const int num_units = static_cast<int>(layout.size());
+  for (int round = 0; round < 3; ++round)
+    for (int unit = 0; unit < num_units; ++unit) put_gradient(gradients, layout, unit, nan);
+  gradients.finish();
+}
+
+TEST_P(GradientBuffers, AreWrittenOnceAStepThenAddedTo) {
+  ShardedGradients gradients = make(layout_);
+  const int num_units = static_cast<int>(layout_.size());
+  const float own = static_cast<float>(group_->rank() + 1);
+  for (int step = 0; step < 3; ++step) {
+    poison(gradients, layout_);
+    gradients.zero();
+    for (int micro = 0; micro <= step; ++micro)
+      for (int unit = num_units - 1; unit >= 0; --unit) put_gradient(gradients, layout_, unit, own);
+    gradients.finish();
+    for (int unit = 0; unit < num_units; ++unit)
+      expect_gradient(gradients, layout_, *group_, unit, step + 1);
+  }
+}
+
+TEST_P(GradientBuffers, OfATiedEmbeddingAreReducedTwiceAndUntouchedUnitsReadZero) {
+  ShardedGradients gradients = make(layout_);
+  const float own = static_cast<float>(group_->rank() + 1);
+  poison(gradients, layout_);
+  gradients.zero();
+  for (const int unit : {0, 2, 0}) put_gradient(gradients, layout_, unit, own);
+  gradients.finish();
+  for (const auto& [unit, times] : {std::pair(0, 2), {1, 0}, {2, 1}, {3, 0}, {4, 0}})
+    expect_gradient(gradients, layout_, *group_, unit, times);
+}
+
+TEST_P(GradientBuffers, SayWhetherToAdd) {
+  ShardedGradients gradients = make(layout_);
+  const bool alone = group_->size() == 1;  // the buffer is the shard
+  for (int step = 0; step < 2; ++step) {
+    gradients.zero();
+    EXPECT_FALSE(gradients.acquire_buffer(0).accumulate);
+    gradients.release(0);
+    EXPECT_EQ(gradients.acquire_buffer(0).accumulate, alone);
+    gradients.release(0);
+    gradients.finish();
+    EXPECT_EQ(gradients.acquire_buffer(1).accumulate, alone);  // finish() has made it zero
+    gradients.release(1);
+    gradients.finish();
+  }
+}
+
+// A rank that is always late, another one every time: the others wait for it, and for nothing else.
+TEST_P(GradientBuffers, WaitForRanksThatAreBehind) {
+  ShardedGradients gradients = make(layout_);
+  const int num_units = static_cast<int>(layout_.size());
+  for (int step = 0; step < 4; ++step) {
+    gradients.zero();
+    for (int unit = 0; unit < num_units; ++unit) {
+      if ((step + unit) % group_->size() == group_->rank())
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      put_gradient(gradients, layout_, unit, static_cast<float>(group_->rank() + 1));
+    }
+    gradients.finish();
+    for (int unit = 0; unit < num_units; ++unit)
+      expect_gradient(gradients, layout_, *group_, unit, 1);
+  }
+  EXPECT_GE(gradients.waited_s(), 0);
+}
+
+// The same bits both ways, with values that round, accumulated over micro-batches.
+TEST(ShardedGradients, SharedMemoryAndMessagesGiveTheSameBits) {
+  const Communicator node = Communicator::world().split_by_node();
+  const std::unique_ptr<Collectives> group = node.make_collectives();
+  constexpr int64_t kCount = 10007;
+  FlatLayout layout(1);
+  layout[0].add_group(0, {{.name = "w", .shape = {kCount}}});
+  ShardedGradients shared(*group, layout, at::kCPU, &node), sent(*group, layout, at::kCPU);
+  for (ShardedGradients* gradients : {&shared, &sent}) {
+    for (int micro = 0; micro < 5; ++micro) {
+      const at::Tensor index = at::arange(kCount, at::kFloat) + static_cast<float>(1000 * micro);
+      const GradientBuffer buffer = gradients->acquire_buffer(0);
+      const at::Tensor values = at::sin(index * (1.3f + static_cast<float>(group->rank())));
+      at::Tensor member = buffer.flat.narrow(0, 0, kCount);
+      buffer.accumulate ? member.add_(values) : member.copy_(values);
+      gradients->release(0);
+    }
+    gradients->finish();
+  }
+  EXPECT_TRUE(at::equal(shared.shard(0), sent.shard(0)));
+}
+
+// Counted traffic and memory are those of the plan.
+TEST_P(GradientBuffers, CostWhatThePlanSays) {
+  ShardedGradients gradients = make(layout_);
+  std::vector<int64_t> counts;
+  for (const FlatUnit& unit : layout_) counts.push_back(unit.count);
+  const std::vector<int> releases = {2, 1, 0, 3, 4, 0};
+  const GradientPlan plan = plan_gradients(counts, group_->size(), GetParam(), releases);
+  EXPECT_EQ(gradients.num_bytes(), plan.shard_bytes + plan.buffer_bytes);
+  const int64_t before = group_->statistics().num_bytes;
+  for (const int unit : releases) put_gradient(gradients, layout_, unit, 1);
+  gradients.finish();
+  EXPECT_EQ(group_->statistics().num_bytes - before, plan.reduced_bytes);
+  EXPECT_EQ(plan.reduced_bytes > 0, group_->size() > 1 && !GetParam());
+}
+
+TEST(ShardedGradients, RefusesANodeOfOtherRanks) {
+  const Communicator world = Communicator::world();
+  if (world.size() == 1) return;  // there is no other group
+  const std::unique_ptr<Collectives> group = world.make_collectives();
+  const Communicator part = world.split(world.rank());
+  EXPECT_THROW(ShardedGradients(*group, gapped_layout(), at::kCPU, &part), std::logic_error);
 }
 
 }  // namespace

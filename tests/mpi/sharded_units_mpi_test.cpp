@@ -18,6 +18,7 @@ namespace {
 const std::vector<int64_t> kUnitCounts = {230, 1, 0, 240, 211, 2, 239, 97};
 constexpr int kNumUnits = 8;
 constexpr int64_t kLargest = 240;
+constexpr int kHeldAtOnce = 2;  // step_events() has a tied head
 
 // Element i of unit u in "version" v of the weights. Not exact in bf16, so that casts matter.
 at::Tensor whole_unit(int unit, int version) {
@@ -26,6 +27,7 @@ at::Tensor whole_unit(int unit, int version) {
 }
 
 void fill(ShardedUnits& units, int version) {
+  units.begin_update();
   for (int unit = 0; unit < units.num_units(); ++unit) {
     const Partition& part = units.partition(unit);
     units.shard(unit)
@@ -84,7 +86,7 @@ std::vector<ShardedUnitsOptions> all_options() {
     all.push_back({.shard_dtype = shard, .gather_dtype = gather, .replicate = true});
     for (const int prefetch : {0, 1, 3})
       for (const double residency : {0.0, one_slot_gib, 1.0})
-        all.push_back({shard, gather, residency, prefetch, false});
+        all.push_back({shard, gather, residency, prefetch, false, kHeldAtOnce});
   }
   return all;
 }
@@ -125,7 +127,7 @@ TEST(ShardedUnits, GroupsOfASplitGatherTheirOwn) {
   const Communicator world = Communicator::world();
   const int color = world.rank() % 2;
   const std::unique_ptr<Collectives> group = world.split(color).make_collectives();
-  const ShardedUnitsOptions options;
+  const ShardedUnitsOptions options{.held_at_once = kHeldAtOnce};
   ShardedUnits units(*group, kUnitCounts, options);
   fill(units, 10 + color);
   units.begin_step(step_events());
@@ -146,7 +148,7 @@ TEST(ShardedUnits, SlotsAreAlignedAndOfTheSizeThatTheBudgetAllows) {
   const bool gathers = size > 1;  // one rank uses its shards
   EXPECT_EQ(streamed.num_slots(), gathers ? 3 : 0);
   EXPECT_EQ(streamed.slot_bytes(), gathers ? 3 * kLargest * 4 : 0);
-  EXPECT_EQ(keeping.slot_bytes(), gathers ? (2 + 1) * kLargest * 4 : 0);
+  EXPECT_EQ(keeping.slot_bytes(), gathers ? (1 + 1) * kLargest * 4 : 0);
   EXPECT_EQ(replicated.slot_bytes(), gathers ? padded * size * 4 : 0);
   EXPECT_EQ(covered.slot_bytes(), replicated.slot_bytes());
   for (int unit = 0; unit < kNumUnits; ++unit) {
@@ -193,6 +195,36 @@ TEST(ShardedUnits, GathersExactlyWhatTheScheduleSays) {
   const Schedule schedule = make_schedule(events, kEqualUnits, {2, 1, {}});
   EXPECT_EQ(gathers_of_step(*group, true, events) * 101, schedule.gathered_elements);
   EXPECT_GE(gathers_of_step(*group, false, events) * 101, schedule.gathered_elements);
+}
+
+// Bytes that the collectives count against the plan made without them, over steps that start with
+// what the one before has left, and from the beginning again after an update.
+TEST(ShardedUnits, TrafficAndMemoryAreThoseOfThePlan) {
+  const std::unique_ptr<Collectives> group = Communicator::world().make_collectives();
+  for (const ShardedUnitsOptions& options : all_options()) {
+    SCOPED_TRACE(describe(options));
+    const ShardingPlan plan = plan_units(kUnitCounts, group->size(), options, step_events());
+    ShardedUnits units(*group, kUnitCounts, options);
+    EXPECT_EQ(units.num_slots(), plan.num_slots);
+    EXPECT_EQ(units.slot_bytes(), plan.slot_bytes);
+    EXPECT_EQ(units.shard_bytes(), plan.shard_bytes);
+    const auto bytes_of_step = [&](int version) {
+      const int64_t before = group->statistics().num_bytes;
+      units.begin_step(step_events());
+      run_step(units, step_events(), version, options);
+      return group->statistics().num_bytes - before;
+    };
+    for (int version = 0; version < 2; ++version) {
+      fill(units, version);
+      EXPECT_EQ(bytes_of_step(version), plan.first_gathered_bytes);
+      bytes_of_step(version);
+      for (int step = 2; step < 5; ++step)
+        EXPECT_EQ(bytes_of_step(version), plan.steady_gathered_bytes) << "step " << step;
+    }
+    const int64_t n = group->size();
+    const int64_t element = static_cast<int64_t>(at::elementSize(options.gather_dtype));
+    EXPECT_EQ(plan.first_gathered_bytes, plan.first.gathered_elements * element * (n - 1) / n);
+  }
 }
 
 TEST(ShardedUnits, KeepsUnchangedUnitsAcrossSteps) {
@@ -249,13 +281,14 @@ TEST(ShardedUnits, HoldingAUnitLongerThanAnnouncedIsFound) {
 
 TEST(ShardedUnits, RefusesNestedAcquiresOfOneUnitAndMoreThanItHasSlots) {
   const std::unique_ptr<Collectives> group = Communicator::world().make_collectives();
-  ShardedUnits units(*group, kEqualUnits, {.prefetch = 0});
+  ShardedUnits units(*group, kEqualUnits, {.prefetch = 0, .held_at_once = 2});
   units.acquire(0);
   EXPECT_THROW(units.acquire(0), std::logic_error);
   EXPECT_THROW(units.release(1), std::logic_error);
+  EXPECT_THROW(units.begin_update(), std::logic_error);
   EXPECT_THROW(units.refresh(), std::logic_error);
   EXPECT_THROW(units.begin_step({}), std::logic_error);
-  const at::Tensor second = units.acquire(1);  // two are always possible
+  units.acquire(1);
   if (group->size() > 1) {
     EXPECT_THROW(units.acquire(2), std::logic_error);
   }
@@ -269,6 +302,7 @@ TEST(ShardedUnits, RefusesTypesAndOptionsThatItCannotServe) {
   EXPECT_THROW(ShardedUnits(*group, {-4}, {}), std::logic_error);
   EXPECT_THROW(ShardedUnits(*group, {4}, {.prefetch = -1}), std::logic_error);
   EXPECT_THROW(ShardedUnits(*group, {4}, {.residency_gib = -1}), std::logic_error);
+  EXPECT_THROW(ShardedUnits(*group, {4}, {.held_at_once = 0}), std::logic_error);
 }
 
 TEST(ShardedUnits, UnitsWithoutElementsAreServedWithoutTraffic) {

@@ -6,6 +6,7 @@
 #include <bit>
 #include <limits>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -179,6 +180,64 @@ std::vector<int> sweeps(int num_units, int passes) {
     for (int unit = num_units - 2; unit > 0; --unit) uses.push_back(unit);
   }
   return uses;
+}
+
+// The four sweeps of a Vaccine step: forward 1; backward 1, which ends at the first block; forward
+// 2; backward 2. With a tied head the embedding is needed inside the head's uses.
+std::vector<UnitEvent> vaccine_step(int num_units, bool tied) {
+  const int head = num_units - 1;
+  std::vector<int> uses;
+  for (const int first : {1, 0}) {
+    for (int unit = 0; unit <= head; ++unit) uses.push_back(unit);
+    if (tied) uses.push_back(0);
+    for (int unit = head - 1; unit >= first; --unit) uses.push_back(unit);
+  }
+  return unit_events(uses, tied ? std::optional(Nesting{head, 0}) : std::nullopt);
+}
+
+// What lies in the slots after the step, as a set and as the next step's residents.
+std::vector<int> left_behind(const Schedule& schedule, std::vector<int> slots) {
+  slots.resize(static_cast<size_t>(schedule.num_slots), kNoUnit);
+  for (const ScheduleEntry& entry : schedule.entries) {
+    if (entry.action == ScheduleAction::kGather) slots[entry.slot] = entry.unit;
+    if (entry.action == ScheduleAction::kFree) slots[entry.slot] = kNoUnit;
+  }
+  return slots;
+}
+
+Set set_of(const std::vector<int>& residents) {
+  Set set = 0;
+  for (const int unit : residents)
+    if (unit != kNoUnit) set |= 1u << unit;
+  return set;
+}
+
+// Every number of slots that the step can do with, every prefetch, over three steps that start from
+// what the one before has left. Slots are of one size, so that the number of gathers is least
+// whatever the sizes of the units; their elements are what these gathers move.
+TEST(Schedule, VaccineStepsNeedAsFewGathersAsAnySchedule) {
+  const int num_units = 6;
+  const std::vector<int64_t> unequal = {40, 7, 9, 8, 7, 31};
+  for (const bool tied : {false, true})
+    for (int num_slots = tied ? 2 : 1; num_slots <= num_units; ++num_slots)
+      for (int prefetch = 0; prefetch <= 2; ++prefetch) {
+        SCOPED_TRACE(std::string(tied ? "tied, slots " : "slots ") + std::to_string(num_slots) +
+                     ", prefetch " + std::to_string(prefetch));
+        const std::vector<UnitEvent> events = vaccine_step(num_units, tied);
+        std::vector<int> residents;
+        for (int step = 0; step < 3; ++step) {
+          const Schedule schedule =
+              make_schedule(events, unequal, {num_slots, prefetch, residents});
+          ASSERT_NO_FATAL_FAILURE(check_execution(events, schedule, residents));
+          ASSERT_EQ(count_of(schedule, ScheduleAction::kGather),
+                    fewest_gathers(events, num_units, num_slots, prefetch, set_of(residents)));
+          int64_t elements = 0;
+          for (const ScheduleEntry& entry : schedule.entries)
+            if (entry.action == ScheduleAction::kGather) elements += unequal[entry.unit];
+          ASSERT_EQ(schedule.gathered_elements, elements);
+          residents = left_behind(schedule, residents);
+        }
+      }
 }
 
 // In the sweeps of training every gather but the first is under way before the unit is asked for:
