@@ -47,7 +47,7 @@ void write_record(const Session& session, const io::DriftRecord& record) {
 
 void run_drift(const Session& session) {
   const Options& options = session.options;
-  train::Mesh mesh = train::make_mesh(session.world, options.shard.group_size);
+  train::Mesh mesh = make_mesh(session, false);
   std::vector<PackedBatch> batches;
   together(session.world, [&] { batches = drift_batches(options, load_tokenizer(options)); });
   vaccine::DriftMeter meter(std::move(batches), *mesh.world);

@@ -26,7 +26,8 @@ struct LoadedForEval {
             .eval = options.eval,
             .data = options.data,
             .world = *mesh.world,
-            .begin_pass = [this] { state->weights().begin_step(state->llama().unit_uses(false)); },
+            .begin_pass =
+                [this] { train::begin_step(state->weights(), state->llama().unit_uses(false)); },
             .on_progress =
                 [](const eval::EvalProgress& progress) {
                   log::info(cat("  ", progress.part, ": ", progress.done, "/", progress.total));
@@ -36,7 +37,7 @@ struct LoadedForEval {
 
 LoadedForEval load(const Session& session) {
   const Options& options = session.options;
-  LoadedForEval loaded{.mesh = train::make_mesh(session.world, options.shard.group_size)};
+  LoadedForEval loaded{.mesh = make_mesh(session, false)};
   together(session.world, [&] { loaded.tokenizer.emplace(load_tokenizer(options)); });
   loaded.state =
       load_model(session, loaded.mesh,

@@ -10,7 +10,7 @@ namespace vax::app {
 
 void run_export(const Session& session) {
   const Options& options = session.options;
-  train::Mesh mesh = train::make_mesh(session.world, options.shard.group_size);
+  train::Mesh mesh = make_mesh(session, false);
   // As weights to be trained: with fp32 masters.
   const auto state = load_model(session, mesh,
                                 {.model = options.model,

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "app/model_loading.h"
+#include "app/planning.h"
 #include "app/resolved_config.h"
 #include "app/session.h"
 #include "base/error.h"
@@ -22,16 +23,6 @@ namespace {
 namespace fs = std::filesystem;
 
 bool trains_adapter(const Options& options) { return options.adapter.type == "lora"; }
-
-train::ModelRequest request_of(const Options& options) {
-  train::ModelRequest request{.model = options.model,
-                              .merge = options.adapter.merge,
-                              .shard = options.shard,
-                              .train_base = !trains_adapter(options),
-                              .seed = options.train.seed};
-  if (trains_adapter(options)) request.adapter = options.adapter;
-  return request;
-}
 
 // An adapter that is gone on from brings its shape; an option that says otherwise is a mistake. The
 // options take over its values, so that the stored configuration says what was trained.
@@ -120,11 +111,47 @@ void save(const Options& options, train::ModelState& state, bool is_writer) {
     train::save_model(state, output / "model", options.model.path, is_writer);
 }
 
+// Of the fullest rank. COLLECTIVE.
+train::MemoryParts planned_memory(const Session& session, dist::Collectives& world,
+                                  const Options& options, const data::Dataset& dataset,
+                                  const train::ModelState& state,
+                                  const vaccine::DriftMeter& meter) {
+  const int num_ranks = session.world.size();
+  const train::Layout layout{.num_ranks = num_ranks,
+                             .ranks_per_node = session.environment.local_size()};
+  train::MemoryParts parts =
+      plan_run(options, state.plan(), layout, workload_of(dataset, options, num_ranks)).memory;
+  parts.drift = meter.reference_bytes(state.llama());
+  world.all_reduce(&parts.drift, 1, dist::DataType::kInt64, dist::ReduceOp::kMax).wait();
+  return parts;
+}
+
+// The fullest rank of each part. COLLECTIVE.
+void report_memory(const Session& session, dist::Collectives& world,
+                   const train::MemoryParts& planned, train::MemoryParts measured,
+                   train::RunOutputs* outputs) {
+  int64_t process_bytes = train::peak_memory_bytes();
+  std::vector<int64_t> most;
+  train::visit_memory(measured, [&](const char*, int64_t bytes) { most.push_back(bytes); });
+  most.push_back(process_bytes);
+  world
+      .all_reduce(most.data(), static_cast<int64_t>(most.size()), dist::DataType::kInt64,
+                  dist::ReduceOp::kMax)
+      .wait();
+  size_t next = 0;
+  train::visit_memory(measured, [&](const char*, int64_t& bytes) { bytes = most[next++]; });
+  process_bytes = most[next];
+  if (!session.is_root()) return;
+  outputs->memory(memory_record(planned, measured, process_bytes));
+  log::info(cat("memory of the fullest rank, measured: ", memory_text(measured),
+                "; the process with everything ", bytes_text(process_bytes)));
+}
+
 }  // namespace
 
 void run_training(const Session& session) {
   Options options = session.options;
-  train::Mesh mesh = train::make_mesh(session.world, options.shard.group_size);
+  train::Mesh mesh = make_mesh(session, !trains_adapter(options));
 
   std::optional<data::Tokenizer> tokenizer;
   data::Dataset dataset;
@@ -149,6 +176,9 @@ void run_training(const Session& session) {
           options.output.log_interval);
   });
   vaccine::DriftMeter meter(std::move(batches), *mesh.world);
+  const train::MemoryParts planned =
+      planned_memory(session, *mesh.world, options, dataset, *state, meter);
+  if (session.is_root()) log::info(cat("memory of a rank, at most: ", memory_text(planned)));
   train::Trainer trainer(
       {.options = options,
        .mesh = mesh,
@@ -160,6 +190,9 @@ void run_training(const Session& session) {
        .measure_drift = drift_observer(options, meter, *state),
        .outputs = outputs.get()});
   trainer.run();
+  train::MemoryParts measured = trainer.measured_memory();
+  measured.drift = meter.reference_bytes(state->llama());
+  report_memory(session, *mesh.world, planned, measured, outputs.get());
   save(options, *state, session.is_root());
   if (outputs) {
     outputs->end("done", trainer.num_steps());

@@ -38,10 +38,18 @@ data::Tokenizer load_tokenizer(const Options& options) {
   return tokenizer;
 }
 
+train::Mesh make_mesh(const Session& session, bool probe_is_trainable) {
+  return train::make_mesh(session.world, session.world.split_by_node(), session.options.shard,
+                          probe_is_trainable);
+}
+
 std::unique_ptr<train::ModelState> load_model(const Session& session, train::Mesh& mesh,
                                               const train::ModelRequest& request) {
   std::unique_ptr<train::ModelState> state;
-  together(session.world, [&] { state = std::make_unique<train::ModelState>(request, mesh); });
+  together(session.world, [&] { state = std::make_unique<train::ModelState>(request); });
+  state->allocate(mesh);
+  together(session.world, [&] { state->read(); });
+  state->publish();
   if (session.is_root()) report_model(request, *state);
   return state;
 }

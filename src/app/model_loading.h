@@ -16,6 +16,10 @@ namespace vax::app {
 // The tokenizer of model.path. THROWS ConfigError when it has more ids than the embedding rows.
 data::Tokenizer load_tokenizer(const Options& options);
 
+// The groups that the placements of [shard] ask for; `probe_is_trainable` as train::make_mesh.
+// COLLECTIVE. THROWS ConfigError on all ranks.
+train::Mesh make_mesh(const Session& session, bool probe_is_trainable);
+
 // Loads on every rank, failing together. COLLECTIVE.
 std::unique_ptr<train::ModelState> load_model(const Session& session, train::Mesh& mesh,
                                               const train::ModelRequest& request);

@@ -18,6 +18,8 @@ struct Extra {
   SubcommandSet used_by = 0;  // 0: the section's
 };
 
+const Extra kPlanned{.used_by = kTraining | kPlan};
+
 template <typename Section>
 class SectionRows {
  public:
@@ -81,30 +83,30 @@ Rule template_rule() {
 void add_model(std::vector<OptionRow>& rows) {
   using M = ModelOptions;
   SectionRows model(rows, "model", &Options::model, kWeightUsers);
-  model.add("path", &M::path, any_value(), "Hugging Face directory with weights and tokenizer",
-            {.used_by = kWeightUsers | kTokenize});
+  model.add("path", &M::path, any_value(), "Hugging Face directory of the model",
+            {.used_by = kWeightUsers | kTokenize | kPlan});
   model.add("dtype", &M::dtype, one_of({"fp32", "bf16"}), "frozen weights and products",
-            {.unset = "by device", .used_by = kWeightUsers | kInit});
+            {.unset = "by device", .used_by = kWeightUsers | kInit | kPlan});
 }
 
 void add_adapter(std::vector<OptionRow>& rows) {
   using A = AdapterOptions;
   SectionRows adapter(rows, "adapter", &Options::adapter, kTraining);
-  adapter.add("type", &A::type, one_of({"lora", "none"}),
-              "LoRA factors or, for none, every weight");
-  adapter.add("r", &A::r, at_least(1), "rank of the LoRA factors");
+  adapter.add("type", &A::type, one_of({"lora", "none"}), "LoRA factors or, for none, every weight",
+              kPlanned);
+  adapter.add("r", &A::r, at_least(1), "rank of the LoRA factors", kPlanned);
   adapter.add("alpha", &A::alpha, above(0), "LoRA scale: the factors' product times alpha / r");
   adapter.add("dropout", &A::dropout, from_up_to(0, 1),
               "probability, at the input of the LoRA branch");
-  adapter.add("targets", &A::targets,
-              distinct(one_of(
-                  {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"})),
-              "projections that get LoRA factors (list)", {.unset = "all"});
+  adapter.add(
+      "targets", &A::targets,
+      distinct(
+          one_of({"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"})),
+      "projections that get LoRA factors (list)", {.unset = "all", .used_by = kTraining | kPlan});
   adapter.add("dtype", &A::dtype, one_of({"fp32"}), "type of the LoRA factors");
   adapter.add("merge", &A::merge, any_value(),
               "PEFT directories merged into the model, in order (list)", {.used_by = kWeightUsers});
-  adapter.add("init", &A::init, any_value(),
-              "PEFT directory to go on from; its r, alpha, targets hold");
+  adapter.add("init", &A::init, any_value(), "PEFT directory to go on from; its shape holds");
 }
 
 void add_data(std::vector<OptionRow>& rows) {
@@ -115,11 +117,11 @@ void add_data(std::vector<OptionRow>& rows) {
   data.add("path", &D::path, any_value(), "JSON or JSON lines file, also .gz",
            {.used_by = kReaders});
   data.add("format", &D::format, one_of({"alpaca", "text"}), "fields of a row");
-  data.add("template", &D::template_name, template_rule(), "a row's prompt");
+  data.add("template", &D::template_name, template_rule(), "prompt");
   data.add("parse_special", &D::parse_special, any_value(),
            "\"</s>\" in a row's text is the control token");
   data.add("max_length", &D::max_length, at_least(2), "token ids of a sample, longer ones are cut",
-           {.used_by = kSampleUsers & ~kGenerate});
+           {.used_by = (kSampleUsers & ~kGenerate) | kPlan});
   data.add("samples", &D::samples, at_least(1), "rows used", {.unset = "all", .used_by = kSlicers});
   data.add("skip", &D::skip, at_least(0), "rows left out at the beginning", {.used_by = kSlicers});
   data.add("shuffle", &D::shuffle, any_value(), "another order each epoch, from train.seed",
@@ -133,10 +135,11 @@ void add_data(std::vector<OptionRow>& rows) {
 void add_train(std::vector<OptionRow>& rows) {
   using T = TrainOptions;
   SectionRows train(rows, "train", &Options::train, kTraining);
-  train.add("method", &T::method, one_of({"sft", "vaccine"}), "what a step does");
-  train.add("global_batch", &T::global_batch, at_least(1), "rows of one step over all ranks");
+  train.add("method", &T::method, one_of({"sft", "vaccine"}), "what a step does", kPlanned);
+  train.add("global_batch", &T::global_batch, at_least(1), "rows of one step over all ranks",
+            kPlanned);
   train.add("micro_batch", &T::micro_batch, at_least(1), "most rows of one pass on a rank",
-            {.unset = "all"});
+            {.unset = "all", .used_by = kTraining | kPlan});
   train.add("epochs", &T::epochs, above(0), "passes over the data, unless max_steps is given");
   train.add("max_steps", &T::max_steps, at_least(0),
             "steps, in place of epochs; 0: write the initial weights");
@@ -150,13 +153,13 @@ void add_train(std::vector<OptionRow>& rows) {
   train.add("warmup_ratio", &T::warmup_ratio, between(0, 1), "share of the steps that warm up");
   train.add("clip", &T::clip, at_least(0), "largest L2 norm of the gradient; 0: no clipping");
   train.add("recompute", &T::recompute, one_of({"none", "pass2", "all"}),
-            "activations computed again");
+            "activations computed again", kPlanned);
   train.add("seed", &T::seed, any_value(), "of the initial adapter, the order of rows and dropout");
 }
 
 void add_vaccine(std::vector<OptionRow>& rows) {
   using V = VaccineOptions;
-  SectionRows vaccine(rows, "vaccine", &Options::vaccine, kTraining);
+  SectionRows vaccine(rows, "vaccine", &Options::vaccine, kTraining | kPlan);
   vaccine.add("rho", &V::rho, at_least(0), "L2 norm of the perturbation; 0: none, equals sft");
   vaccine.add("norm_scope", &V::norm_scope, one_of({"global", "rank", "micro"}),
               "where the norm is summed");
@@ -166,17 +169,20 @@ void add_vaccine(std::vector<OptionRow>& rows) {
               "two passes every interval-th step, one in the others");
   vaccine.add("layers", &V::layers, distinct(at_least(0)),
               "perturbed layers, counted from 0 (list)", {.unset = "all"});
-  vaccine.add("probe_dtype", &V::probe_dtype, one_of({"same"}), "arithmetic of pass 1");
+  vaccine.add("probe_dtype", &V::probe_dtype, one_of({"same", "bf16"}), "arithmetic of pass 1");
+  vaccine.add("probe_check_interval", &V::probe_check_interval, at_least(0),
+              "steps between checks of a bf16 pass 1; 0: never");
   vaccine.add("dropout_mask", &V::dropout_mask, one_of({"same", "fresh"}),
-              "dropout masks of pass 1 against pass 2's");
+              "masks of pass 1 against pass 2's");
 }
 
 void add_shard(std::vector<OptionRow>& rows) {
   using S = ShardOptions;
-  SectionRows shard(rows, "shard", &Options::shard, kWeightUsers);
-  shard.add("frozen", &S::frozen, one_of({"replicate", "full"}), "placement of frozen weights");
-  shard.add("trainable", &S::trainable, one_of({"replicate", "full"}),
-            "placement of trained weights");
+  SectionRows shard(rows, "shard", &Options::shard, kWeightUsers | kPlan);
+  shard.add("frozen", &S::frozen, one_of({"replicate", "node", "full"}),
+            "where frozen weights lie");
+  shard.add("trainable", &S::trainable, one_of({"replicate", "node", "full"}),
+            "where trained weights lie");
   shard.add("group_size", &S::group_size, at_least(1),
             "ranks a weight is spread over; divides their number", {.unset = "all ranks"});
   shard.add("residency_gib", &S::residency_gib, at_least(0),
@@ -230,6 +236,18 @@ void add_output_and_runtime(std::vector<OptionRow>& rows) {
               "of a rank; by cores: cores / ranks of the node", {.unset = "by cores"});
   runtime.add("device", &RuntimeOptions::device, one_of({"auto", "cpu", "cuda"}),
               "where tensors live");
+  runtime.add("progress", &RuntimeOptions::progress, one_of({"thread", "poll"}),
+              "who moves messages on during compute");
+}
+
+void add_plan(std::vector<OptionRow>& rows) {
+  using P = PlanOptions;
+  SectionRows plan(rows, "plan", &Options::plan, kPlan);
+  plan.add("ranks", &P::ranks, at_least(1), "ranks of the run", {.unset = "of this one"});
+  plan.add("ranks_per_node", &P::ranks_per_node, at_least(1), "of them on one node; divides ranks",
+           {.unset = "all"});
+  plan.add("schedule", &P::schedule, any_value(),
+           "print what is gathered when; --schedule for short");
 }
 
 void add_init(std::vector<OptionRow>& rows) {
@@ -266,6 +284,7 @@ std::vector<OptionRow> make_rows() {
   add_shard(rows);
   add_drift(rows);
   add_eval(rows);
+  add_plan(rows);
   add_output_and_runtime(rows);
   add_init(rows);
   return rows;

@@ -139,6 +139,14 @@ bool asks_for_help(const std::vector<std::string>& arguments) {
       arguments, [](const std::string& word) { return word == "--help" || word == "-h"; });
 }
 
+// `plan --schedule`, `plan --schedule=false`.
+void spell_out_schedule(std::vector<std::string>& words) {
+  constexpr std::string_view kShort = "--schedule";
+  for (std::string& word : words)
+    if (word == kShort || word.starts_with(cat(kShort, "=")))
+      word.replace(0, kShort.size(), "--plan.schedule");
+}
+
 }  // namespace
 
 std::string CommandLine::where(std::string_view name) const {
@@ -168,8 +176,10 @@ CommandLine parse(const std::vector<std::string>& arguments) {
   }
   std::vector<std::string> suggested = option_names(subcommand.bit);
   suggested.emplace_back("config");
-  const std::vector<Setting> settings = read_command_line(
-      {arguments.begin() + 1, arguments.end()}, option_names(kEverySubcommand), suggested);
+  std::vector<std::string> words(arguments.begin() + 1, arguments.end());
+  if (subcommand.bit == kPlan) spell_out_schedule(words);
+  const std::vector<Setting> settings =
+      read_command_line(words, option_names(kEverySubcommand), suggested);
   Merger merger(result, subcommand);
   for (const std::string& file : config_files(settings)) merger.take_file(file);
   merger.take_command_line(settings);

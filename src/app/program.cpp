@@ -13,6 +13,7 @@
 #include "app/resolved_config.h"
 #include "app/validate.h"
 #include "base/error.h"
+#include "train/tensor_memory.h"
 #include "train/trainer.h"
 
 namespace vax::app {
@@ -54,9 +55,9 @@ using Command = void (*)(const Session&);
 
 const std::map<std::string, Command>& commands() {
   static const std::map<std::string, Command> table = {
-      {"init", run_init},         {"align", run_training}, {"finetune", run_training},
-      {"eval", run_eval},         {"drift", run_drift},    {"generate", run_generate},
-      {"tokenize", run_tokenize}, {"export", run_export}};
+      {"init", run_init},         {"align", run_training},    {"finetune", run_training},
+      {"plan", run_plan},         {"eval", run_eval},         {"drift", run_drift},
+      {"generate", run_generate}, {"tokenize", run_tokenize}, {"export", run_export}};
   return table;
 }
 
@@ -83,9 +84,9 @@ bool print_information(int argc, const char* const* argv) {
 }
 
 void run_program(int argc, const char* const* argv, const dist::Environment& environment) {
-  const dist::Communicator world = dist::Communicator::world();
+  const dist::Communicator start = dist::Communicator::world();
   CommandLine command_line;
-  together(world, [&] {
+  together(start, [&] {
     command_line = parse(argc, argv);
     resolve(command_line);
     check_device(command_line.options);
@@ -93,9 +94,12 @@ void run_program(int argc, const char* const* argv, const dist::Environment& env
     check_paths(command_line.options);
   });
   const Options& options = command_line.options;
-  compare_configurations(world, options);
+  compare_configurations(start, options);
   keep_freed_memory();
+  train::count_tensor_memory();
   set_threads(options, environment);
+  const dist::Communicator world = dist::Communicator::world(
+      options.runtime.progress == "thread" ? dist::Progress::kThread : dist::Progress::kPoll);
   const Session session{command_line, options, environment, world};
   try {
     commands().at(options.subcommand)(session);

@@ -101,6 +101,7 @@ void fill_defaults(Options& options) {
     if (train.method.empty()) train.method = bit == kAlign ? "vaccine" : "sft";
     if (!train.epochs && !train.max_steps) train.epochs = 50;
   }
+  if (bit == kPlan && options.train.method.empty()) options.train.method = "vaccine";
   if (options.drift.path.empty()) options.drift.path = options.data.path;
   if (options.drift.reference_path.empty()) options.drift.reference_path = options.model.path;
 }

@@ -49,6 +49,7 @@ ExitCode exit_code_of(const std::exception& error);
 // The subcommands. COLLECTIVE. THROW what their parts throw.
 void run_init(const Session& session);
 void run_training(const Session& session);  // align, finetune
+void run_plan(const Session& session);
 void run_eval(const Session& session);
 void run_drift(const Session& session);
 void run_generate(const Session& session);

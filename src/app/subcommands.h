@@ -18,6 +18,7 @@ inline constexpr SubcommandSet kDrift = 1U << 4;
 inline constexpr SubcommandSet kGenerate = 1U << 5;
 inline constexpr SubcommandSet kTokenize = 1U << 6;
 inline constexpr SubcommandSet kExport = 1U << 7;
+inline constexpr SubcommandSet kPlan = 1U << 8;
 inline constexpr SubcommandSet kTraining = kAlign | kFinetune;
 
 struct Subcommand {
@@ -30,6 +31,7 @@ inline constexpr std::array kSubcommands = {
     Subcommand{"init", kInit, "write a Hugging Face Llama directory with random weights"},
     Subcommand{"align", kAlign, "train the model to answer safely (stage 1; Vaccine by default)"},
     Subcommand{"finetune", kFinetune, "train on a user's data, harmful rows mixed in (stage 2)"},
+    Subcommand{"plan", kPlan, "memory, traffic and gathers of a training run, before it starts"},
     Subcommand{"eval", kEval, "harmful score, task accuracy, alignment loss, over-refusal"},
     Subcommand{"drift", kDrift, "drift of the hidden states from one checkpoint to another"},
     Subcommand{"generate", kGenerate, "greedy answers to the instructions of a file"},

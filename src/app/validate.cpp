@@ -144,6 +144,10 @@ void check_paths(const Options& options) {
     check_tokenizer(options.init.tokenizer_path);
     return;
   }
+  if (options.subcommand == "plan") {
+    check_directory("model.path", options.model.path, kConfig);
+    return;
+  }
   check_model(options);
   if (options.subcommand == "drift") check_drift_reference(options.drift);
   check_template(options.data);
@@ -158,7 +162,7 @@ void check_paths(const Options& options) {
 }
 
 void check_world_size(const Options& options, int world_size) {
-  if (!options.shard.group_size) return;
+  if (!options.shard.group_size || options.subcommand == "plan") return;
   const int64_t group_size = *options.shard.group_size;
   if (group_size <= world_size && world_size % group_size == 0) return;
   throw ConfigError(cat("shard.group_size: expected a divisor of the number of ranks (", world_size,

@@ -61,17 +61,18 @@ struct TrainOptions {
 // METHOD: eps_l = rho * G_l / (sqrt(S) + 1e-7).
 struct VaccineOptions {
   double rho = 2.0;
-  std::string norm_scope = "global";  // global | rank | micro: where S is summed
-  std::string direction = "token";    // token | shared
-  int64_t interval = 1;               // two passes when (step - 1) % interval == 0
-  std::vector<int64_t> layers;        // 0-based; empty = all
-  std::string probe_dtype = "same";   // arithmetic of pass 1: that of the training
-  std::string dropout_mask = "same";  // same | fresh
+  std::string norm_scope = "global";   // global | rank | micro: where S is summed
+  std::string direction = "token";     // token | shared
+  int64_t interval = 1;                // two passes when (step - 1) % interval == 0
+  std::vector<int64_t> layers;         // 0-based; empty = all
+  std::string probe_dtype = "same";    // arithmetic of pass 1: same (as the training) | bf16
+  int64_t probe_check_interval = 100;  // steps between measurements of the probe's cosine; 0: never
+  std::string dropout_mask = "same";   // same | fresh
 };
 
 struct ShardOptions {
-  std::string frozen = "full";        // replicate | full
-  std::string trainable = "full";     // replicate | full
+  std::string frozen = "full";        // replicate | node | full
+  std::string trainable = "full";     // replicate | node | full
   std::optional<int64_t> group_size;  // ranks a unit is spread over; all
   double residency_gib = 0;           // gathered units kept beyond those in use
   int64_t prefetch = 1;               // units gathered ahead
@@ -100,14 +101,21 @@ struct EvalOptions {
   int64_t batch = 16;
 };
 
+struct PlanOptions {
+  std::optional<int64_t> ranks;           // those that run the planner
+  std::optional<int64_t> ranks_per_node;  // all
+  bool schedule = false;                  // print the gathers of a step
+};
+
 struct OutputOptions {
   std::string dir;
   int64_t log_interval = 1;  // steps between progress lines
 };
 
 struct RuntimeOptions {
-  std::optional<int64_t> threads;  // per rank; cores / local ranks
-  std::string device = "auto";     // auto | cpu | cuda
+  std::optional<int64_t> threads;   // per rank; cores / local ranks
+  std::string device = "auto";      // auto | cpu | cuda
+  std::string progress = "thread";  // thread | poll: who drives MPI while a rank computes
 };
 
 // Keys of config.json for `vaccine init`; named as there.
@@ -139,6 +147,7 @@ struct Options {
   ShardOptions shard;
   DriftOptions drift;
   EvalOptions eval;
+  PlanOptions plan;
   OutputOptions output;
   RuntimeOptions runtime;
   InitOptions init;

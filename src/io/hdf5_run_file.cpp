@@ -237,15 +237,47 @@ struct RunFile::State {
     drifts.clear();
   }
 
+  void write_memory() {
+    if (!memory) return;
+    const Hdf5Group group = create_group(file.get(), "memory");
+    std::vector<int64_t> planned, measured;
+    std::vector<const char*> names;
+    for (const MemoryRecord::Part& part : memory->parts) {
+      names.push_back(part.name.c_str());
+      planned.push_back(part.planned_bytes);
+      measured.push_back(part.measured_bytes);
+    }
+    const std::vector<int64_t> shape = {narrow<int64_t>(names.size())};
+    const Hdf5Type text = text_type();
+    const Hdf5Dataset part =
+        create_filled(group.get(), "part", text.get(), text.get(), shape, names.data());
+    make_scale(part, "part");
+    describe(part, "1", "what the memory is for");
+    const auto add = [&](const char* name, const std::vector<int64_t>& values,
+                         const char* long_name) {
+      const Hdf5Dataset dataset =
+          create_filled(group.get(), name, H5T_STD_I64LE, H5T_NATIVE_INT64, shape, values.data());
+      attach_scale(dataset, part, 0, name);
+      describe(dataset, "byte", long_name);
+    };
+    add("planned_bytes", planned, "of the fullest rank, as planned before the run");
+    add("measured_bytes", measured, "of the fullest rank, at the most");
+    write_attribute(group.get(), "process_bytes", memory->process_bytes);
+    memory.reset();
+  }
+
   void flush() {
     write_steps();
     write_drifts();
+    write_memory();
     VAX_HDF5(H5Fflush(file.get(), H5F_SCOPE_GLOBAL), path);
   }
 
   std::string path;
   std::vector<StepRecord> steps;
   std::vector<DriftRecord> drifts;
+  std::optional<MemoryRecord> memory;  // to be written
+  bool has_memory = false;
   std::optional<size_t> perturbation_layers;
   std::optional<DriftShape> drift_shape;
   bool failed = false;
@@ -290,6 +322,13 @@ void RunFile::append(const DriftRecord& record) {
     state_->drift_shape = DriftShape{record.l2sq.size(), record.tokens.size()};
   check_shape(record, *state_->drift_shape);
   state_->drifts.push_back(record);
+}
+
+void RunFile::append(const MemoryRecord& record) {
+  if (!state_ || state_->failed) return;
+  VAX_CHECK(!state_->has_memory, "the run's memory is recorded once");
+  state_->has_memory = true;
+  state_->memory = record;
 }
 
 void RunFile::flush() {

@@ -24,6 +24,7 @@ class RunLog {
   void write(const StepRecord& record);
   // Per layer: l2sq and tokens summed over the batches.
   void write(const DriftRecord& record);
+  void write(const MemoryRecord& record);
   // Also syncs the file to the disk.
   void write(const EndRecord& record);
 
@@ -41,6 +42,7 @@ class RunLog {
 //   /perturbation/grad_norm  [step, layer], only steps with two passes
 //   /drift/l2sq [step, layer, batch]  tokens [step, batch]  relative, cosine, cka [step, layer]
 //          samples [step]
+//   /memory/planned_bytes, measured_bytes [part], part (text); attribute process_bytes
 // /perturbation and /drift have their own dimension scales step, layer (0-based) and batch
 // (0-based) in NetCDF-4's convention. An array appears with its first record.
 //
@@ -66,6 +68,7 @@ class RunFile {
 
   void append(const StepRecord& record);
   void append(const DriftRecord& record);
+  void append(const MemoryRecord& record);  // once
   void flush();
   void close();  // flushes; later calls do nothing
 

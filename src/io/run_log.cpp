@@ -73,6 +73,15 @@ void RunLog::write(const DriftRecord& record) {
                       {"layers", layers}}));
 }
 
+void RunLog::write(const MemoryRecord& record) {
+  ordered_json parts = ordered_json::object();
+  for (const MemoryRecord::Part& part : record.parts)
+    parts[part.name] = {{"planned_bytes", part.planned_bytes},
+                        {"measured_bytes", part.measured_bytes}};
+  write_line(
+      line_of({{"event", "memory"}, {"parts", parts}, {"process_bytes", record.process_bytes}}));
+}
+
 void RunLog::write(const EndRecord& record) {
   write_line(line_of({{"event", "end"},
                       {"status", record.status},

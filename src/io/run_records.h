@@ -41,6 +41,7 @@ struct StepRecord {
   double step_s = 0;
   double pass1_s = 0;
   double comm_s = 0;                   // exposed
+  int64_t comm_bytes = 0;              // sent by rank 0
   std::optional<double> probe_cosine;  // empty where not measured
   int64_t memory_bytes = 0;            // peak so far
   // [layers], only for /perturbation/grad_norm; empty in a one-pass step. Squares sum to
@@ -57,6 +58,17 @@ struct DriftRecord {
   std::vector<double> relative;           // [layer], ||e_l - e_l_ref|| / ||e_l_ref||
   std::vector<double> cosine;             // [layer]
   std::vector<double> cka;                // [layer], linear CKA
+};
+
+// Memory of the fullest rank by what it is for.
+struct MemoryRecord {
+  struct Part {
+    std::string name;  // "weights", "activations", ...
+    int64_t planned_bytes = 0;
+    int64_t measured_bytes = 0;
+  };
+  std::vector<Part> parts;
+  int64_t process_bytes = 0;  // peak resident, libraries and data included
 };
 
 struct EndRecord {
@@ -84,6 +96,7 @@ void visit_step_fields(const StepRecord& r, Visit&& visit) {
   visit("step_s", "s", "time of the step", r.step_s);
   visit("pass1_s", "s", "time of pass 1", r.pass1_s);
   visit("comm_s", "s", "time spent waiting for communication", r.comm_s);
+  visit("comm_bytes", "byte", "sent by rank 0", r.comm_bytes);
   visit("probe_cosine", "1", "cosine of the probe's direction to the full-precision one",
         r.probe_cosine);
   visit("memory_bytes", "byte", "peak memory so far", r.memory_bytes);

@@ -7,42 +7,64 @@
 
 namespace vax::model {
 
-void adapted_forward(const AdaptedLinear& layer, const UnitTensors& weights,
-                     const BlockContext& context, const at::Tensor& x_TI, at::Tensor& y_TO,
-                     std::span<at::Tensor> u) {
-  ops::linear_forward(x_TI, weights[layer.weight], weights[layer.bias], y_TO);
+namespace {
+
+// y undefined: only u.
+void run_branches(const AdaptedLinear& layer, const UnitTensors& weights,
+                  const BlockContext& context, const at::Tensor& x_TI, const at::Tensor& y_TO,
+                  std::span<at::Tensor> u) {
   for (size_t i = 0; i < layer.branches.size(); ++i) {
     const Branch& branch = layer.branches[i];
     const at::Tensor& a_RI = weights[lora_a_role(branch.projection)];
     if (!a_RI.defined()) continue;
     u[i] = at::empty({x_TI.size(0), a_RI.size(0)}, x_TI.options().dtype(at::kFloat));
-    at::Tensor y_columns = y_TO.narrow(1, branch.begin, branch.width);
+    at::Tensor y_columns;
+    if (y_TO.defined()) y_columns = y_TO.narrow(1, branch.begin, branch.width);
     ops::lora_forward(x_TI, a_RI, weights[lora_b_role(branch.projection)],
                       context.dims.lora.scale(), context.dropout_of(branch.projection), u[i],
                       y_columns);
   }
 }
 
+}  // namespace
+
+void adapted_forward(const AdaptedLinear& layer, const UnitTensors& weights,
+                     const BlockContext& context, const at::Tensor& x_TI, at::Tensor& y_TO,
+                     std::span<at::Tensor> u) {
+  ops::linear_forward(x_TI, weights[layer.weight], weights[layer.bias], y_TO);
+  run_branches(layer, weights, context, x_TI, y_TO, u);
+}
+
+void adapted_low_rank(const AdaptedLinear& layer, const UnitTensors& weights,
+                      const BlockContext& context, const at::Tensor& x_TI,
+                      std::span<at::Tensor> u) {
+  run_branches(layer, weights, context, x_TI, at::Tensor(), u);
+}
+
 void adapted_backward(const AdaptedLinear& layer, const UnitTensors& weights,
-                      UnitTensors* gradients, const BlockContext& context, const at::Tensor& dy_TO,
-                      const at::Tensor& x_TI, std::span<const at::Tensor> u, at::Tensor& dx_TI) {
+                      UnitGradients* gradients, const BlockContext& context,
+                      const at::Tensor& dy_TO, const at::Tensor& x_TI,
+                      std::span<const at::Tensor> u, at::Tensor& dx_TI) {
   if (dx_TI.defined()) ops::linear_backward_input(dy_TO, weights[layer.weight], dx_TI, false);
   if (gradients != nullptr) {
-    UnitTensors& d = *gradients;
-    if (d[layer.weight].defined()) ops::linear_backward_weight(dy_TO, x_TI, d[layer.weight]);
-    if (d[layer.bias].defined()) ops::linear_backward_bias(dy_TO, d[layer.bias]);
+    UnitTensors& d = gradients->tensors;
+    if (d[layer.weight].defined())
+      ops::linear_backward_weight(dy_TO, x_TI, d[layer.weight], gradients->accumulate);
+    if (d[layer.bias].defined())
+      ops::linear_backward_bias(dy_TO, d[layer.bias], gradients->accumulate);
   }
   at::Tensor none_a, none_b;
+  const bool accumulate = gradients != nullptr && gradients->accumulate;
   for (size_t i = 0; i < layer.branches.size(); ++i) {
     const Branch& branch = layer.branches[i];
     const Role a = lora_a_role(branch.projection), b = lora_b_role(branch.projection);
     if (!weights[a].defined()) continue;
-    at::Tensor& da_RI = gradients != nullptr ? (*gradients)[a] : none_a;
-    at::Tensor& db_OR = gradients != nullptr ? (*gradients)[b] : none_b;
+    at::Tensor& da_RI = gradients != nullptr ? gradients->tensors[a] : none_a;
+    at::Tensor& db_OR = gradients != nullptr ? gradients->tensors[b] : none_b;
     if (!dx_TI.defined() && !da_RI.defined()) continue;
     ops::lora_backward(dy_TO.narrow(1, branch.begin, branch.width), x_TI, u[i], weights[a],
                        weights[b], context.dims.lora.scale(), context.dropout_of(branch.projection),
-                       dx_TI, da_RI, db_OR);
+                       dx_TI, da_RI, db_OR, accumulate);
   }
 }
 

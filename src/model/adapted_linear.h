@@ -30,9 +30,14 @@ void adapted_forward(const AdaptedLinear& layer, const UnitTensors& weights,
                      const BlockContext& context, const at::Tensor& x_TI, at::Tensor& y_TO,
                      std::span<at::Tensor> u);
 
+// The branches' low-rank activations alone, as adapted_forward() makes them.
+void adapted_low_rank(const AdaptedLinear& layer, const UnitTensors& weights,
+                      const BlockContext& context, const at::Tensor& x_TI, std::span<at::Tensor> u);
+
 // dx [T, I] is written (undefined: not wanted). gradients null: dx only, x and u are not read.
 void adapted_backward(const AdaptedLinear& layer, const UnitTensors& weights,
-                      UnitTensors* gradients, const BlockContext& context, const at::Tensor& dy_TO,
-                      const at::Tensor& x_TI, std::span<const at::Tensor> u, at::Tensor& dx_TI);
+                      UnitGradients* gradients, const BlockContext& context,
+                      const at::Tensor& dy_TO, const at::Tensor& x_TI,
+                      std::span<const at::Tensor> u, at::Tensor& dx_TI);
 
 }  // namespace vax::model

@@ -91,8 +91,9 @@ at::Tensor attention_decode_forward(const BlockContext& context, const UnitTenso
 }
 
 void attention_backward(const BlockContext& context, const UnitTensors& weights,
-                        UnitTensors* gradients, const at::Tensor& x_TD, const AttentionSaved& saved,
-                        bool need_input_gradient, at::Tensor& grad_TD) {
+                        UnitGradients* gradients, const at::Tensor& x_TD,
+                        const AttentionSaved& saved, bool need_input_gradient,
+                        at::Tensor& grad_TD) {
   const BlockDims& dims = context.dims;
   const std::array qkv = qkv_branches(dims);
   const std::array out = out_branches(dims);
@@ -120,8 +121,9 @@ void attention_backward(const BlockContext& context, const UnitTensors& weights,
   if (!need_input_gradient) return;
 
   at::Tensor none;
-  at::Tensor& dnorm_D = gradients != nullptr ? (*gradients)[kInputNorm] : none;
-  ops::rms_norm_backward(dnormed_TD, x_TD, weights[kInputNorm], saved.rstd_T, grad_TD, dnorm_D);
+  at::Tensor& dnorm_D = gradients != nullptr ? gradients->tensors[kInputNorm] : none;
+  ops::rms_norm_backward(dnormed_TD, x_TD, weights[kInputNorm], saved.rstd_T, grad_TD, dnorm_D,
+                         gradients != nullptr && gradients->accumulate);
 }
 
 }  // namespace vax::model

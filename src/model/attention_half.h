@@ -31,8 +31,8 @@ at::Tensor attention_forward(const BlockContext& context, const UnitTensors& wei
 // grad [T, D] fp32: in, dL/dh (= dL/de, and the residual's share of dL/dx); out, dL/dx. With
 // `need_input_gradient` false it is left as it is (nothing below is trained).
 void attention_backward(const BlockContext& context, const UnitTensors& weights,
-                        UnitTensors* gradients, const at::Tensor& x_TD, const AttentionSaved& saved,
-                        bool need_input_gradient, at::Tensor& grad_TD);
+                        UnitGradients* gradients, const at::Tensor& x_TD,
+                        const AttentionSaved& saved, bool need_input_gradient, at::Tensor& grad_TD);
 
 // Keys (rotated) and values, compute type: of T packed tokens [T, KV, K], or a cache over the
 // sequences of a generation [slots, P, KV, K].

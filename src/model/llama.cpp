@@ -9,6 +9,7 @@
 #include "model/llama_layout.h"
 #include "ops/embedding.h"
 #include "ops/head_loss.h"
+#include "ops/hidden_state.h"
 #include "ops/linear.h"
 #include "ops/rms_norm.h"
 
@@ -81,21 +82,28 @@ at::Tensor Llama::embed(const PackedBatch& batch, WeightSource& weights) const {
   return x_TD;
 }
 
-at::Tensor Llama::run_block(int layer, at::Tensor x_TD, const HeldWeights& weights,
-                            const BlockContext& context, const PassOptions& options, bool save,
-                            BlockSaved& saved) const {
-  AttentionSaved attention;
-  const at::Tensor e_TD = attention_forward(context, weights.all(), x_TD, attention);
-  at::Tensor h_TD = at::add(x_TD, e_TD);
+at::Tensor Llama::run_attention_half(int layer, const at::Tensor& x_TD, const HeldWeights& weights,
+                                     const BlockContext& context, const PassOptions& options,
+                                     AttentionSaved& saved) const {
+  const at::Tensor e_TD = attention_forward(context, weights.all(), x_TD, saved);
+  at::Tensor h_TD = at::empty_like(x_TD);
+  ops::residual_add(x_TD, e_TD, h_TD);
   if (options.forward_boundary) options.forward_boundary(layer, e_TD, h_TD);
-  MlpSaved mlp;
-  const at::Tensor y_TD = mlp_forward(context, weights.all(), h_TD, mlp);
-  if (!save) return h_TD.add_(y_TD);
-  saved = {.x_TD = std::move(x_TD),
-           .h_TD = h_TD,
-           .attention = std::move(attention),
-           .mlp = std::move(mlp)};
-  return at::add(h_TD, y_TD);
+  return h_TD;
+}
+
+at::Tensor Llama::run_block(int layer, at::Tensor x_TD, const HeldWeights& weights,
+                            const BlockContext& context, const PassOptions& options,
+                            BlockSaved* saved) const {
+  BlockSaved unused;
+  BlockSaved& block = saved != nullptr ? *saved : unused;
+  at::Tensor h_TD = run_attention_half(layer, x_TD, weights, context, options, block.attention);
+  const at::Tensor y_TD = mlp_forward(context, weights.all(), h_TD, block.mlp);
+  at::Tensor out_TD = saved != nullptr ? at::empty_like(h_TD) : h_TD;
+  ops::residual_add(h_TD, y_TD, out_TD);
+  block.x_TD = std::move(x_TD);
+  block.h_TD = std::move(h_TD);
+  return out_TD;
 }
 
 double Llama::run_head(const PackedBatch& batch, const at::Tensor& x_TD, WeightSource& weights,
@@ -118,16 +126,18 @@ double Llama::run_head(const PackedBatch& batch, const at::Tensor& x_TD, WeightS
   HeldGradients weight_gradients(gradients, tied ? 0 : head_unit());
   dnormed_ND = at::empty_like(normed_ND);
   dw_VD = weight_gradients.of(tied ? kEmbedding : kHead);
-  const double loss_sum =
-      ops::head_loss(normed_ND, w_VD, batch.targets, loss_scale, dnormed_ND, dw_VD);
+  const double loss_sum = ops::head_loss(normed_ND, w_VD, batch.targets, loss_scale, dnormed_ND,
+                                         dw_VD, weight_gradients.accumulate());
   std::optional<HeldGradients> norm_gradients;
   if (tied) {
     weight_gradients.release();
     norm_gradients.emplace(gradients, head_unit());
   }
-  dnorm_D = (tied ? *norm_gradients : weight_gradients).of(kFinalNorm);
+  const HeldGradients& of_norm = tied ? *norm_gradients : weight_gradients;
+  dnorm_D = of_norm.of(kFinalNorm);
   at::Tensor dx_ND = at::zeros_like(x_ND);
-  ops::rms_norm_backward(dnormed_ND, x_ND, head[kFinalNorm], rstd_N, dx_ND, dnorm_D);
+  ops::rms_norm_backward(dnormed_ND, x_ND, head[kFinalNorm], rstd_N, dx_ND, dnorm_D,
+                         of_norm.accumulate());
   *grad_TD = at::zeros_like(x_TD).index_copy_(0, label_rows, dx_ND);
   return loss_sum;
 }
@@ -137,11 +147,17 @@ void Llama::backward_blocks(const PackedBatch& batch, WeightSource& weights,
                             std::vector<BlockSaved>& saved, at::Tensor& grad_TD) const {
   for (int layer = num_layers() - 1; layer >= 0; --layer) {
     const HeldWeights held(weights, layer + 1);
-    const HeldGradients sink(gradients, layer + 1);
-    if (batch.empty()) continue;
+    HeldGradients sink(gradients, layer + 1);
+    if (batch.empty()) {
+      sink.write_nothing();
+      continue;
+    }
     const BlockContext context = make_context(batch, layer, options);
     BlockSaved& block = saved[static_cast<size_t>(layer)];
-    if (options.recompute) run_block(layer, block.x_TD, held, context, options, true, block);
+    if (options.recompute) {
+      block.h_TD = run_attention_half(layer, block.x_TD, held, context, options, block.attention);
+      mlp_recompute(context, held.all(), block.h_TD, gradients != nullptr, block.mlp);
+    }
     mlp_backward(context, held.all(), sink.get(), block.h_TD, block.mlp, grad_TD);
     if (options.backward_boundary) options.backward_boundary(layer, grad_TD);
     if (layer == 0 && options.stop_at_first_boundary) return;
@@ -163,7 +179,7 @@ double Llama::forward_backward(const PackedBatch& batch, WeightSource& weights,
     BlockSaved& block = saved[static_cast<size_t>(layer)];
     const at::Tensor input_TD = x_TD;
     x_TD = run_block(layer, std::move(x_TD), held, make_context(batch, layer, options), options,
-                     !options.recompute, block);
+                     options.recompute ? nullptr : &block);
     if (options.recompute) block.x_TD = input_TD;
   }
   at::Tensor grad_TD;
@@ -173,7 +189,7 @@ double Llama::forward_backward(const PackedBatch& batch, WeightSource& weights,
   if (train_base_ && gradients != nullptr) {
     const HeldGradients sink(gradients, 0);
     at::Tensor dw_VD = sink.of(kEmbedding);
-    ops::embedding_backward(grad_TD, batch.ids, dw_VD);
+    ops::embedding_backward(grad_TD, batch.ids, dw_VD, sink.accumulate());
   }
   return loss_sum;
 }
@@ -182,12 +198,11 @@ double Llama::forward(const PackedBatch& batch, WeightSource& weights,
                       const PassOptions& options) const {
   check_positions(batch, config_);
   at::Tensor x_TD = embed(batch, weights);
-  BlockSaved unused;
   for (int layer = 0; layer < num_layers(); ++layer) {
     const HeldWeights held(weights, layer + 1);
     if (batch.empty()) continue;
     x_TD = run_block(layer, std::move(x_TD), held, make_context(batch, layer, options), options,
-                     false, unused);
+                     nullptr);
   }
   return run_head(batch, x_TD, weights, nullptr, options.loss_scale, nullptr);
 }

@@ -89,9 +89,14 @@ class Llama {
   const BlockDims& dims() const { return dims_; }
 
  private:
+  // h [T, D] after the boundary.
+  at::Tensor run_attention_half(int layer, const at::Tensor& x_TD, const HeldWeights& weights,
+                                const BlockContext& context, const PassOptions& options,
+                                AttentionSaved& saved) const;
+  // `saved` null: nothing is kept.
   at::Tensor run_block(int layer, at::Tensor x_TD, const HeldWeights& weights,
-                       const BlockContext& context, const PassOptions& options, bool save,
-                       BlockSaved& saved) const;
+                       const BlockContext& context, const PassOptions& options,
+                       BlockSaved* saved) const;
   double run_head(const PackedBatch& batch, const at::Tensor& x_TD, WeightSource& weights,
                   GradientSink* gradients, double loss_scale, at::Tensor* grad_TD) const;
   void backward_blocks(const PackedBatch& batch, WeightSource& weights, GradientSink* gradients,

@@ -23,9 +23,14 @@ struct MlpSaved {
 at::Tensor mlp_forward(const BlockContext& context, const UnitTensors& weights,
                        const at::Tensor& h_TD, MlpSaved& saved);
 
+// What mlp_forward() saves, for a backward that follows at once: the output, which nobody asks for
+// a second time, is not computed.
+void mlp_recompute(const BlockContext& context, const UnitTensors& weights, const at::Tensor& h_TD,
+                   bool weight_gradients, MlpSaved& saved);
+
 // grad [T, D] fp32: in, dL/dx' (the residual's share of dL/dh); out, dL/dh.
 // `saved.gate_up_TC` is consumed.
-void mlp_backward(const BlockContext& context, const UnitTensors& weights, UnitTensors* gradients,
+void mlp_backward(const BlockContext& context, const UnitTensors& weights, UnitGradients* gradients,
                   const at::Tensor& h_TD, MlpSaved& saved, at::Tensor& grad_TD);
 
 }  // namespace vax::model

@@ -50,12 +50,20 @@ class WeightSource {
   virtual void release(int unit) = 0;
 };
 
-// Where weight gradients go: fp32 tensors by role, to be added to; undefined for frozen weights.
+// Where a unit's weight gradients go: fp32 tensors by role, undefined for frozen weights.
+struct UnitGradients {
+  UnitTensors tensors;
+  // The tensors hold a sum that is added to. Otherwise they may hold anything, and every defined
+  // one must be written: no buffer is zeroed first.
+  bool accumulate = true;
+};
+
 // release() says that this micro-batch adds nothing more to the unit.
 class GradientSink {
  public:
   virtual ~GradientSink() = default;
-  virtual UnitTensors& acquire(int unit) = 0;
+  // The reference is valid until release(). COLLECTIVE where gradients are sharded.
+  virtual UnitGradients& acquire(int unit) = 0;
   virtual void release(int unit) = 0;
 };
 
@@ -85,7 +93,7 @@ class HeldWeights {
 class HeldGradients {
  public:
   HeldGradients(GradientSink* sink, int unit)
-      : sink_(sink), unit_(unit), tensors_(sink != nullptr ? &sink->acquire(unit) : nullptr) {}
+      : sink_(sink), unit_(unit), gradients_(sink != nullptr ? &sink->acquire(unit) : nullptr) {}
   HeldGradients(const HeldGradients&) = delete;
   HeldGradients& operator=(const HeldGradients&) = delete;
   ~HeldGradients() noexcept(false) {
@@ -93,17 +101,26 @@ class HeldGradients {
   }
 
   void release() {
-    tensors_ = nullptr;
+    gradients_ = nullptr;
     if (sink_ != nullptr) std::exchange(sink_, nullptr)->release(unit_);
   }
-  UnitTensors* get() const { return tensors_; }
+  UnitGradients* get() const { return gradients_; }
   // Undefined where there is no sink, or the weight is frozen.
-  at::Tensor of(Role role) const { return tensors_ != nullptr ? (*tensors_)[role] : at::Tensor(); }
+  at::Tensor of(Role role) const {
+    return gradients_ != nullptr ? gradients_->tensors[role] : at::Tensor();
+  }
+  bool accumulate() const { return gradients_ != nullptr && gradients_->accumulate; }
+  // For a micro-batch that adds nothing.
+  void write_nothing() {
+    if (gradients_ == nullptr || gradients_->accumulate) return;
+    for (at::Tensor& tensor : gradients_->tensors)
+      if (tensor.defined()) tensor.zero_();
+  }
 
  private:
   GradientSink* sink_;
   int unit_;
-  UnitTensors* tensors_;
+  UnitGradients* gradients_;
   int exceptions_ = std::uncaught_exceptions();
 };
 

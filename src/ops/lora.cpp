@@ -34,7 +34,8 @@ LoraShape checked_shape(const at::Tensor& in_TI, const char* in_name, const at::
   check_tensor(in_TI, in_name, in_TI.sizes(), Types::kFloatOrBf16);
   check_tensor(a_RI, "a", {shape.rank, shape.num_inputs}, Types::kFloat);
   check_tensor(b_OR, "b", {shape.num_outputs, shape.rank}, Types::kFloat);
-  check_tensor(out_TO, out_name, {shape.num_tokens, shape.num_outputs}, Types::kFloatOrBf16);
+  if (out_TO.defined())
+    check_tensor(out_TO, out_name, {shape.num_tokens, shape.num_outputs}, Types::kFloatOrBf16);
   return shape;
 }
 
@@ -147,13 +148,14 @@ struct Backward {
 
 void lora_forward(const at::Tensor& x_TI, const at::Tensor& a_RI, const at::Tensor& b_OR,
                   double scale, const DropoutKey& dropout, at::Tensor& u_TR, at::Tensor& y_TO) {
+  const bool output = y_TO.defined();
   const LoraShape shape = checked_shape(x_TI, "x", a_RI, b_OR, y_TO, "y");
   check_tensor(u_TR, "u", {shape.num_tokens, shape.rank}, Types::kFloat);
   VAX_CHECK(u_TR.is_contiguous(), "u must be contiguous");
   const DropoutMask mask(dropout, shape.num_tokens, shape.num_inputs);
-  const FloatScratch b_RO = transposed(b_OR);
+  const FloatScratch b_RO = output ? transposed(b_OR) : FloatScratch();
   const ConstRows x = const_rows(x_TI);
-  const Rows y = mutable_rows(y_TO);
+  const Rows y = output ? mutable_rows(y_TO) : Rows{};
   float* u = u_TR.mutable_data_ptr<float>();
   const int64_t rank = shape.rank;
   const int64_t num_blocks = ceil_div(shape.num_tokens, kSubBlock);
@@ -176,6 +178,7 @@ void lora_forward(const at::Tensor& x_TI, const at::Tensor& a_RI, const at::Tens
                           .a_stride = a_RI.stride(0)},
                          x_rows.data, x_rows.stride);
       scale_into(u_rows, rows * rank, mask.scale(), u_rows);
+      if (!output) continue;
       scale_into(u_rows, rows * rank, static_cast<float>(scale), su.data());
       kernels().thin_ua({.rows = rows,
                          .cols = shape.num_outputs,

@@ -15,7 +15,7 @@
 namespace vax::ops {
 
 // SHAPES x [T, I], a [R, I], b [O, R], u [T, R] (written), y [T, O] (added to; rows may be strided:
-// a column block of a wider matrix).
+// a column block of a wider matrix) or undefined: only u is wanted.
 void lora_forward(const at::Tensor& x_TI, const at::Tensor& a_RI, const at::Tensor& b_OR,
                   double scale, const DropoutKey& dropout, at::Tensor& u_TR, at::Tensor& y_TO);
 

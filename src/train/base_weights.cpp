@@ -136,7 +136,6 @@ void fill_shards(Plane& plane,
           fill(member, begin - member.offset, shard.narrow(0, begin - part.begin, end - begin));
       }
   }
-  plane.units().refresh();
 }
 
 void load_base(Plane& plane, const BaseWeights& base) {

@@ -4,27 +4,71 @@
 #include "base/narrow.h"
 
 namespace vax::train {
+namespace {
+
+// The two directions of a plane's mesh, as this rank sees them.
+struct Axes {
+  dist::Communicator shard_group, replicas;
+};
+
+Axes full_axes(const dist::Communicator& world, const ShardOptions& shard) {
+  const int size = narrow<int>(shard.group_size.value_or(world.size()));
+  if (size < 1 || world.size() % size != 0)
+    throw ConfigError(cat("shard.group_size: expected a divisor of the number of ranks = ",
+                          world.size(), ", found ", size));
+  return {.shard_group = world.split(world.rank() / size),
+          .replicas = world.split(world.rank() % size)};
+}
+
+Axes node_axes(const dist::Communicator& world, const dist::Communicator& node) {
+  return {.shard_group = node.duplicate(), .replicas = world.split(node.rank())};
+}
+
+// Replicas hold the same slices only when all nodes cut their units the same way.
+void check_equal_nodes(dist::Collectives& world, const dist::Communicator& node) {
+  int64_t extremes[2] = {node.size(), -int64_t{node.size()}};
+  world.all_reduce(extremes, 2, dist::DataType::kInt64, dist::ReduceOp::kMax).wait();
+  if (extremes[0] != -extremes[1])
+    throw ConfigError(
+        cat("shard.trainable = node: expected the same number of ranks on every node, "
+            "found ",
+            -extremes[1], " to ", extremes[0]));
+}
+
+}  // namespace
+
+Mesh make_mesh(const dist::Communicator& world, const dist::Communicator& node,
+               const ShardOptions& shard, bool probe_is_trainable) {
+  Mesh mesh{.world = world.make_collectives()};
+  const bool frozen_on_node = shard.frozen != "full";
+  const bool trainable_on_node = shard.trainable == "node";
+  if (trainable_on_node) check_equal_nodes(*mesh.world, node);
+  const Axes full = full_axes(world, shard);
+  const Axes on_node = node_axes(world, node);
+  const Axes& frozen = frozen_on_node ? on_node : full;
+  const Axes& trainable = trainable_on_node ? on_node : full;
+  mesh.frozen = frozen.shard_group.make_collectives();
+  mesh.trainable = trainable.shard_group.make_collectives();
+  mesh.probe = (probe_is_trainable ? trainable : frozen).shard_group.make_collectives();
+  mesh.reduce = trainable.shard_group.make_collectives();
+  mesh.replicas = trainable.replicas.make_collectives();
+  if (frozen_on_node) mesh.frozen_node.emplace(node.duplicate());
+  if (trainable_on_node) mesh.trainable_node.emplace(node.duplicate());
+  return mesh;
+}
 
 double Mesh::blocked_s() const {
   double sum = 0;
-  for (const auto* group : {&world, &self, &frozen, &trainable, &reduce, &replicas})
+  for (const auto* group : {&world, &frozen, &trainable, &probe, &reduce, &replicas})
     if (*group) sum += (*group)->statistics().blocked_s;
   return sum;
 }
 
-Mesh make_mesh(const dist::Communicator& world, std::optional<int64_t> group_size) {
-  const int size = narrow<int>(group_size.value_or(world.size()));
-  if (size < 1 || world.size() % size != 0)
-    throw ConfigError(cat("shard.group_size: expected a divisor of the number of ranks = ",
-                          world.size(), ", found ", size));
-  const dist::Communicator shard_group = world.split(world.rank() / size);
-  const dist::Communicator replica_group = world.split(world.rank() % size);
-  return {.world = world.make_collectives(),
-          .self = dist::make_self_collectives(),
-          .frozen = shard_group.make_collectives(),
-          .trainable = shard_group.make_collectives(),
-          .reduce = shard_group.make_collectives(),
-          .replicas = replica_group.make_collectives()};
+int64_t Mesh::sent_bytes() const {
+  int64_t sum = 0;
+  for (const auto* group : {&world, &frozen, &trainable, &probe, &reduce, &replicas})
+    if (*group) sum += (*group)->statistics().num_bytes;
+  return sum;
 }
 
 }  // namespace vax::train

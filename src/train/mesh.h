@@ -1,13 +1,20 @@
-// The groups of ranks that a run communicates in. World = shard groups x replicas: consecutive
-// ranks form a shard group (units are spread over it), ranks at the same place of every shard group
-// are replicas (their gradient shards are summed). Each purpose has its own communicator, so that
-// outstanding operations of different kinds never have to agree on an order.
+// The groups of ranks that a run communicates in. For each plane of weights, world = shard groups x
+// replicas: consecutive ranks form a shard group (units are spread over it), ranks at the same
+// place of every shard group are replicas (their gradient shards are summed). The shard group is
+//   full       group_size ranks; all of them by default
+//   node       the ranks of a node, which share its memory: a unit lies there once and is read in
+//              place, nothing is gathered
+//   replicate  frozen: as node, the closest to one copy a rank that shared memory makes sensible.
+//              trainable: as full for masters and optimizer state; only the gathered copies stay
+// Each purpose has its own communicator, so that outstanding operations of different kinds never
+// have to agree on an order.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <optional>
 
+#include "base/options.h"
 #include "dist/collectives.h"
 #include "dist/communicator.h"
 
@@ -15,18 +22,27 @@ namespace vax::train {
 
 struct Mesh {
   std::unique_ptr<dist::Collectives> world;      // losses, norms, decisions
-  std::unique_ptr<dist::Collectives> self;       // for what is not sharded
   std::unique_ptr<dist::Collectives> frozen;     // gathers of frozen units, over a shard group
   std::unique_ptr<dist::Collectives> trainable;  // gathers of trainable units, over a shard group
+  std::unique_ptr<dist::Collectives> probe;      // gathers of the probe's weights, over the shard
+                                                 // group of the plane that they are copies of
   std::unique_ptr<dist::Collectives> reduce;     // reductions of gradients, over a shard group
   std::unique_ptr<dist::Collectives> replicas;   // sums of gradient shards
+  // The ranks that share a plane's memory, where its placement says so.
+  std::optional<dist::Communicator> frozen_node, trainable_node;
 
   // Host seconds that this rank has waited in collectives so far.
   double blocked_s() const;
+  // Bytes that this rank has sent, as CollectiveStatistics counts them.
+  int64_t sent_bytes() const;
 };
 
-// COLLECTIVE over `world`. group_size empty: all ranks form one shard group.
-// THROWS ConfigError when group_size does not divide the number of ranks.
-Mesh make_mesh(const dist::Communicator& world, std::optional<int64_t> group_size);
+// COLLECTIVE over `world`. `node`: the ranks of this rank's node (Communicator::split_by_node, or,
+// to try several nodes on one machine, any part of it). `probe_is_trainable`: the probe's weights
+// are copies of trainable ones (full parameters). THROWS ConfigError, on all ranks, when group_size
+// does not divide the number of ranks or, with trainable = node, nodes have different numbers of
+// ranks.
+Mesh make_mesh(const dist::Communicator& world, const dist::Communicator& node,
+               const ShardOptions& shard, bool probe_is_trainable);
 
 }  // namespace vax::train

@@ -9,6 +9,10 @@
 namespace vax::train {
 namespace {
 
+model::LlamaConfig config_of(const ModelRequest& request) {
+  return model::read_llama_config(std::filesystem::path(request.model.path) / "config.json");
+}
+
 model::LoraSpec lora_of(const ModelRequest& request,
                         const std::optional<io::PeftAdapter>& initial) {
   if (!request.adapter) return {};
@@ -19,10 +23,30 @@ model::LoraSpec lora_of(const ModelRequest& request,
                                request.adapter->targets);
 }
 
-dist::ShardedUnitsOptions plane_options(const ShardOptions& shard, bool replicate) {
-  return {.residency_gib = shard.residency_gib,
-          .prefetch = static_cast<int>(shard.prefetch),
-          .replicate = replicate};
+std::optional<io::PeftAdapter> open_initial(const ModelRequest& request) {
+  if (!request.adapter || request.adapter->init.empty()) return std::nullopt;
+  return io::PeftAdapter::open(request.adapter->init);
+}
+
+int64_t gathered_bytes(const FlatLayout& layout, at::ScalarType type) {
+  int64_t count = 0;
+  for (const FlatUnit& unit : layout) count += unit.count;
+  return count * static_cast<int64_t>(at::elementSize(type));
+}
+
+// Planes gather into memory of their own: the budget is divided by their sizes.
+void divide_residency(double residency_gib, ModelPlan& plan) {
+  const int64_t frozen =
+      gathered_bytes(plan.llama->frozen_layout(), plan.frozen_units.gather_dtype);
+  const int64_t trainable =
+      gathered_bytes(plan.llama->trainable_layout(), plan.trainable_units.gather_dtype);
+  const FlatLayout& copied =
+      plan.train_base ? plan.llama->trainable_layout() : plan.llama->frozen_layout();
+  const int64_t probe = plan.probe ? gathered_bytes(copied, plan.probe_units.gather_dtype) : 0;
+  const double per_byte = residency_gib / static_cast<double>(frozen + trainable + probe);
+  plan.frozen_units.residency_gib = per_byte * static_cast<double>(frozen);
+  plan.trainable_units.residency_gib = per_byte * static_cast<double>(trainable);
+  plan.probe_units.residency_gib = per_byte * static_cast<double>(probe);
 }
 
 }  // namespace
@@ -33,54 +57,108 @@ at::ScalarType compute_dtype_of(const ModelOptions& options) {
   return at::kFloat;
 }
 
-ModelState::ModelState(const ModelRequest& request, Mesh& mesh) {
-  const Stopwatch watch;
-  const std::filesystem::path directory = request.model.path;
-  const model::LlamaConfig config = model::read_llama_config(directory / "config.json");
-  const BaseWeights base(directory, model::base_layout(config), request.merge);
-  std::optional<io::PeftAdapter> initial;
-  if (request.adapter && !request.adapter->init.empty())
-    initial.emplace(io::PeftAdapter::open(request.adapter->init));
+ModelPlan::ModelPlan(const ModelRequest& request, const model::LlamaConfig& config,
+                     const model::LoraSpec& lora)
+    : train_base(request.train_base) {
   const at::ScalarType compute = compute_dtype_of(request.model);
-  llama_ = std::make_unique<model::Llama>(config, lora_of(request, initial), request.train_base,
-                                          compute);
+  llama = std::make_unique<model::Llama>(config, lora, train_base, compute);
+  if (request.probe_dtype == "bf16" && compute != at::kBFloat16)
+    probe = std::make_unique<model::Llama>(config, lora, train_base, at::kBFloat16);
+  if (config.tie_word_embeddings) nesting = {.outer = llama->head_unit(), .inner = 0};
 
-  // Frozen weights are stored as they are computed with; a replicated plane is a shard group of
-  // one.
-  const bool frozen_replicated = request.shard.frozen == "replicate";
-  dist::ShardedUnitsOptions frozen_options = plane_options(request.shard, false);
-  frozen_options.shard_dtype = frozen_options.gather_dtype = compute;
-  frozen_ = std::make_unique<Plane>(llama_->frozen_layout(),
-                                    frozen_replicated ? *mesh.self : *mesh.frozen, frozen_options);
-  // Trainable ones have fp32 masters; replicated means gathered all the time, optimizer state and
-  // masters stay spread.
-  dist::ShardedUnitsOptions trainable_options =
-      plane_options(request.shard, request.shard.trainable == "replicate");
-  trainable_options.gather_dtype = request.train_base ? compute : at::kFloat;
-  trainable_ =
-      std::make_unique<Plane>(llama_->trainable_layout(), *mesh.trainable, trainable_options);
-  std::optional<dist::Nesting> nesting;
-  if (config.tie_word_embeddings) nesting = {.outer = llama_->head_unit(), .inner = 0};
-  weights_ = std::make_unique<ShardedWeights>(*frozen_, *trainable_, nesting);
+  dist::ShardedUnitsOptions common{.prefetch = static_cast<int>(request.shard.prefetch),
+                                   .held_at_once = nesting ? 2 : 1};
+  // Frozen weights are stored as they are computed with, trainable ones have fp32 masters.
+  frozen_units = trainable_units = common;
+  frozen_units.shard_dtype = frozen_units.gather_dtype = compute;
+  frozen_units.node_shared = request.shard.frozen != "full";
+  trainable_units.gather_dtype = train_base ? compute : at::kFloat;
+  trainable_units.node_shared = request.shard.trainable == "node";
+  trainable_units.replicate = request.shard.trainable == "replicate";
+  probe_units = train_base ? trainable_units : frozen_units;
+  probe_units.gather_dtype = at::kBFloat16;
+  divide_residency(request.shard.residency_gib, *this);
+}
 
-  if (request.train_base) {
-    load_base(*trainable_, base);
+ModelState::ModelState(const ModelRequest& request) : ModelState(request, open_initial(request)) {}
+
+ModelState::ModelState(const ModelRequest& request, std::optional<io::PeftAdapter> initial)
+    : request_(request),
+      initial_(std::move(initial)),
+      plan_(request_, config_of(request_), lora_of(request_, initial_)),
+      base_(std::make_unique<BaseWeights>(
+          request_.model.path, model::base_layout(plan_.llama->config()), request_.merge)) {}
+
+void ModelState::allocate(Mesh& mesh) {
+  const auto on_node = [](dist::ShardedUnitsOptions options,
+                          const std::optional<dist::Communicator>& node) {
+    VAX_CHECK(options.node_shared == node.has_value(), "the mesh was made for other placements");
+    if (node) options.node = &*node;
+    return options;
+  };
+  frozen_ = std::make_unique<Plane>(llama().frozen_layout(), *mesh.frozen,
+                                    on_node(plan_.frozen_units, mesh.frozen_node));
+  trainable_ = std::make_unique<Plane>(llama().trainable_layout(), *mesh.trainable,
+                                       on_node(plan_.trainable_units, mesh.trainable_node));
+  for (Plane* plane : {frozen_.get(), trainable_.get()}) plane->units().begin_update();
+  weights_ = std::make_unique<ShardedWeights>(*frozen_, *trainable_, plan_.nesting);
+  if (!plan_.probe) return;
+  Plane& copied = plan_.train_base ? *trainable_ : *frozen_;
+  probe_plane_ = std::make_unique<Plane>(
+      copied, *mesh.probe,
+      on_node(plan_.probe_units, plan_.train_base ? mesh.trainable_node : mesh.frozen_node));
+  probe_weights_ = std::make_unique<ShardedWeights>(plan_.train_base ? *frozen_ : *probe_plane_,
+                                                    plan_.train_base ? *probe_plane_ : *trainable_,
+                                                    plan_.nesting);
+}
+
+void ModelState::read() {
+  const Stopwatch watch;
+  if (request_.train_base) {
+    load_base(*trainable_, *base_);
   } else {
-    load_base(*frozen_, base);
-    if (initial)
-      load_lora(*trainable_, *initial, request.adapter->init);
+    load_base(*frozen_, *base_);
+    if (initial_)
+      load_lora(*trainable_, *initial_, request_.adapter->init);
     else
-      init_lora(*trainable_, request.seed);
+      init_lora(*trainable_, request_.seed);
   }
+  base_.reset();
   load_s_ = watch.elapsed_s();
 }
 
+void ModelState::publish() {
+  for (Plane* plane : {frozen_.get(), trainable_.get()}) plane->units().refresh();
+  if (probe_plane_) probe_plane_->units().refresh();
+}
+
+ModelState ModelState::load(const ModelRequest& request, Mesh& mesh) {
+  ModelState state(request);
+  state.allocate(mesh);
+  state.read();
+  state.publish();
+  return state;
+}
+
+PassModel ModelState::probe_model() {
+  if (!plan_.probe) return update_model();
+  return {.llama = *plan_.probe, .weights = *probe_weights_};
+}
+
+void ModelState::begin_step(const std::vector<UnitUse>& uses) {
+  train::begin_step(*weights_, probe_weights_ ? *probe_weights_ : *weights_, uses);
+}
+
+void ModelState::refresh_probe() {
+  if (probe_plane_ && plan_.train_base) probe_plane_->units().refresh();
+}
+
 int64_t ModelState::num_parameters() const {
-  return vax::num_parameters(model::base_layout(llama_->config()));
+  return vax::num_parameters(model::base_layout(llama().config()));
 }
 
 int64_t ModelState::num_trainable() const {
-  return vax::num_parameters(llama_->trainable_layout());
+  return vax::num_parameters(llama().trainable_layout());
 }
 
 }  // namespace vax::train

@@ -1,5 +1,9 @@
 // A loaded model on this rank: the Llama, its weights as sharded planes, and the source that serves
-// them. What every subcommand that runs a model starts from.
+// them; where asked for, a second pair of them for a probe of lower precision. What every
+// subcommand that runs a model starts from.
+//
+// Loading has steps of two kinds, so that a rank that cannot read its files never leaves others
+// waiting: those that read do not communicate, those that communicate do not read.
 #pragma once
 
 #include <memory>
@@ -24,30 +28,67 @@ struct ModelRequest {
   bool train_base = false;                // full parameters: no adapter
   std::optional<AdapterOptions> adapter;  // a LoRA adapter; its init directory when given
   uint64_t seed = 0;                      // of a fresh adapter
+  std::string probe_dtype = "same";       // VaccineOptions::probe_dtype
 };
 
 // fp32 | bf16; "" = fp32 (the default of a CPU run).
 at::ScalarType compute_dtype_of(const ModelOptions& options);
 
+// A request's model and how its planes are stored: all that can be said without weights.
+struct ModelPlan {
+  ModelPlan(const ModelRequest& request, const model::LlamaConfig& config,
+            const model::LoraSpec& lora);
+
+  bool train_base;
+  std::unique_ptr<model::Llama> llama;
+  std::unique_ptr<model::Llama> probe;  // null: pass 1 has the update's precision
+  std::optional<dist::Nesting> nesting;
+  // Without Communicators; node_shared by the placement. `probe_units` is of the copied plane.
+  dist::ShardedUnitsOptions frozen_units, trainable_units, probe_units;
+};
+
 class ModelState {
  public:
-  // Reads this rank's bytes. Everything is validated before the first large allocation.
-  // COLLECTIVE over the mesh where weights are replicated. THROWS DataError, ConfigError.
-  ModelState(const ModelRequest& request, Mesh& mesh);
+  // Opens and checks everything, allocates nothing large. THROWS DataError, ConfigError.
+  explicit ModelState(const ModelRequest& request);
+  // Makes the planes, ready to be written. COLLECTIVE over the mesh.
+  void allocate(Mesh& mesh);
+  // Reads this rank's bytes. THROWS DataError.
+  void read();
+  // Makes what was read visible to the other ranks. COLLECTIVE over the mesh.
+  void publish();
+  // All of these one after another, for who need not agree on errors. COLLECTIVE.
+  static ModelState load(const ModelRequest& request, Mesh& mesh);
 
-  const model::Llama& llama() const { return *llama_; }
+  const ModelPlan& plan() const { return plan_; }
+  const model::Llama& llama() const { return *plan_.llama; }
   Plane& frozen() { return *frozen_; }
   Plane& trainable() { return *trainable_; }
   ShardedWeights& weights() { return *weights_; }
+  PassModel update_model() { return {.llama = *plan_.llama, .weights = *weights_}; }
+  // The update's without a probe of its own.
+  PassModel probe_model();
+  const Plane* probe_plane() const { return probe_plane_.get(); }
+
+  // Announces the uses of a step to all planes.
+  void begin_step(const std::vector<UnitUse>& uses);
+  // The trainable shards have been updated: the probe's copies of them, where it has such, are
+  // stale. COLLECTIVE.
+  void refresh_probe();
 
   int64_t num_parameters() const;  // of the base
   int64_t num_trainable() const;
   double load_s() const { return load_s_; }
 
  private:
-  std::unique_ptr<model::Llama> llama_;
-  std::unique_ptr<Plane> frozen_, trainable_;
-  std::unique_ptr<ShardedWeights> weights_;
+  ModelState(const ModelRequest& request, std::optional<io::PeftAdapter> initial);
+
+  ModelRequest request_;
+  std::optional<io::PeftAdapter> initial_;
+  ModelPlan plan_;
+  std::unique_ptr<BaseWeights> base_;  // until everything is read
+  std::unique_ptr<Plane> frozen_, trainable_, probe_plane_;
+  std::unique_ptr<ShardedWeights> weights_, probe_weights_;
   double load_s_ = 0;
 };
 

@@ -59,6 +59,7 @@ void ShardedAdamW::update(double lr, double grad_scale) {
                          .eps = options_.eps,
                          .step = num_updates_,
                          .grad_scale = grad_scale};
+  plane_.units().begin_update();
   for (size_t i = 0; i < states_.size(); ++i) {
     at::Tensor& weight = plane_.units().shard(static_cast<int>(i));
     at::Tensor& gradient = gradients_.shard(static_cast<int>(i));

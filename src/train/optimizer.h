@@ -21,7 +21,8 @@ class ShardedAdamW {
   // L2 norm of the whole gradient. COLLECTIVE over the shard group.
   double gradient_norm();
   // One update with the gradients scaled by `grad_scale`; weights gathered before are stale after
-  // it (the plane is refreshed). COLLECTIVE over the shard group.
+  // it (the plane is refreshed; views of its shards are the caller's affair). COLLECTIVE over the
+  // shard group.
   void update(double lr, double grad_scale);
 
   int64_t num_updates() const { return num_updates_; }

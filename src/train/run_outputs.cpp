@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <fstream>
 
 #include "base/atomic_file.h"
 #include "base/error.h"
@@ -85,12 +86,21 @@ void RunOutputs::drift(const io::DriftRecord& record) {
   file_.append(record);
 }
 
+void RunOutputs::memory(const io::MemoryRecord& record) {
+  log_.write(record);
+  file_.append(record);
+}
+
 void RunOutputs::end(const std::string& status, int64_t steps) {
   log_.write(io::EndRecord{.status = status, .steps = steps, .seconds = watch_.elapsed_s()});
   file_.close();
 }
 
+// getrusage() would also count what the process was before exec: the launcher's memory.
 int64_t peak_memory_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string key; status >> key; std::getline(status, key))
+    if (int64_t kibibytes = 0; key == "VmHWM:" && status >> kibibytes) return kibibytes * 1024;
   rusage usage{};
   ::getrusage(RUSAGE_SELF, &usage);
   return int64_t{usage.ru_maxrss} * 1024;

@@ -20,6 +20,7 @@ class RunOutputs {
 
   void step(const io::StepRecord& record, int64_t num_steps);
   void drift(const io::DriftRecord& record);
+  void memory(const io::MemoryRecord& record);
   void end(const std::string& status, int64_t steps);
 
  private:

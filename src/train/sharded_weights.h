@@ -12,26 +12,34 @@
 #include "base/flat_layout.h"
 #include "dist/sharded_units.h"
 #include "model/weights.h"
+#include "train/step_method.h"
 
 namespace vax::train {
 
 // One plane (frozen or trainable) of a model's units: those that have parameters there, sharded.
 class Plane {
  public:
+  // COLLECTIVE over options.node where that is set.
   Plane(const FlatLayout& layout, dist::Collectives& group,
         const dist::ShardedUnitsOptions& options);
+  // The same shards as `owner`'s, gathered in another type, over a group of the same ranks.
+  Plane(Plane& owner, dist::Collectives& group, const dist::ShardedUnitsOptions& options);
 
   const FlatLayout& layout() const { return layout_; }
   // Index into units(), or -1 where the unit has no parameters here.
   int index_of(int unit) const { return index_[static_cast<size_t>(unit)]; }
   int num_layout_units() const { return static_cast<int>(index_.size()); }
-  std::vector<int64_t> unit_counts() const;  // elements, of the units in units()
+  FlatLayout unit_layout() const;            // of the units in units()
+  std::vector<int64_t> unit_counts() const;  // elements, of the same
   dist::ShardedUnits& units() { return *units_; }
   const dist::ShardedUnits& units() const { return *units_; }
   dist::Collectives& group() { return group_; }
 
   // Uses of the model's units in order; `nesting` in the model's units too.
   void begin_step(const std::vector<int>& unit_uses, std::optional<dist::Nesting> nesting);
+  // The same as events of the units in units().
+  std::vector<dist::UnitEvent> events_of(const std::vector<int>& unit_uses,
+                                         std::optional<dist::Nesting> nesting) const;
 
  private:
   FlatLayout layout_;
@@ -49,8 +57,9 @@ class ShardedWeights : public model::WeightSource {
   // head inside which the embedding is acquired).
   ShardedWeights(Plane& frozen, Plane& trainable, std::optional<dist::Nesting> nesting);
 
-  // Announces the units of the coming step in order (Llama::unit_uses of every pass).
-  void begin_step(const std::vector<int>& unit_uses);
+  Plane& frozen() { return frozen_; }
+  Plane& trainable() { return trainable_; }
+  std::optional<dist::Nesting> nesting() const { return nesting_; }
   const model::UnitTensors& acquire(int unit) override;
   void release(int unit) override;
 
@@ -69,18 +78,24 @@ class ShardedWeights : public model::WeightSource {
   std::vector<Cached> cached_;
 };
 
+// Announces the uses of the coming step in order, to every plane those in which it takes part.
+// `probe` may be `update` itself, or share a plane with it. COLLECTIVE in effect.
+void begin_step(ShardedWeights& update, ShardedWeights& probe, const std::vector<UnitUse>& uses);
+// One source alone (Llama::unit_uses).
+void begin_step(ShardedWeights& weights, const std::vector<int>& unit_uses);
+
 class ShardedGradientSink : public model::GradientSink {
  public:
   // Borrows both. `gradients` has one unit per unit of the plane.
   ShardedGradientSink(const Plane& trainable, dist::ShardedGradients& gradients);
 
-  model::UnitTensors& acquire(int unit) override;
+  model::UnitGradients& acquire(int unit) override;
   void release(int unit) override;
 
  private:
   const Plane& plane_;
   dist::ShardedGradients& gradients_;
-  std::vector<model::UnitTensors> tensors_;
+  std::vector<model::UnitGradients> unit_gradients_;
   std::vector<const void*> data_;
 };
 

@@ -16,18 +16,23 @@ StepOutcome SftMethod::run(const StepBatch& batch) {
   const model::PassOptions options = update_pass_options(context_, batch);
   double loss_sum = 0;
   for (const PackedBatch& micro_batch : batch.micro_batches)
-    loss_sum += context_.llama.forward_backward(micro_batch, context_.weights, &context_.gradients,
-                                                options);
+    loss_sum += context_.update.llama.forward_backward(micro_batch, context_.update.weights,
+                                                       &context_.gradients, options);
   context_.world.all_reduce(&loss_sum, 1, dist::DataType::kFloat64, dist::ReduceOp::kSum).wait();
   const double loss = loss_sum / static_cast<double>(batch.label_tokens);
   return {.loss = loss, .clean_loss = loss};
 }
 
-std::vector<int> SftMethod::unit_uses(int64_t /*step*/, size_t num_micro_batches) const {
-  std::vector<int> uses;
-  const std::vector<int> once = context_.llama.unit_uses(true);
-  for (size_t i = 0; i < num_micro_batches; ++i) uses.insert(uses.end(), once.begin(), once.end());
+std::vector<UnitUse> SftMethod::unit_uses(int64_t /*step*/, size_t num_micro_batches) const {
+  std::vector<UnitUse> uses;
+  append_uses(context_.update.llama, num_micro_batches, false, uses);
   return uses;
+}
+
+void append_uses(const model::Llama& llama, size_t count, bool probe, std::vector<UnitUse>& uses) {
+  const std::vector<int> once = llama.unit_uses(true);
+  for (size_t i = 0; i < count; ++i)
+    for (const int unit : once) uses.push_back({.unit = unit, .probe = probe});
 }
 
 }  // namespace vax::train

@@ -15,10 +15,23 @@
 
 namespace vax::train {
 
-// What a step method works with; everything is borrowed and outlives the method.
-struct StepContext {
+// A model with the weights that it computes with.
+struct PassModel {
   const model::Llama& llama;
   model::WeightSource& weights;
+};
+
+// One use of a unit's weights: by the pass that makes the update, or by the probe.
+struct UnitUse {
+  int unit;
+  bool probe = false;
+  bool operator==(const UnitUse&) const = default;
+};
+
+// What a step method works with; everything is borrowed and outlives the method.
+struct StepContext {
+  PassModel update;
+  PassModel probe;  // finds perturbations; the same as `update`, or of lower precision
   model::GradientSink& gradients;
   dist::Collectives& world;
   const TrainOptions& train;
@@ -41,6 +54,8 @@ struct StepOutcome {
   // square of hidden_grad_norm. Empty for one pass.
   std::vector<double> layer_squares;
   double pass1_s = 0;
+  // Between the probe's perturbation and that of the update's precision, where it was measured.
+  std::optional<double> probe_cosine;
 };
 
 class StepMethod {
@@ -50,7 +65,9 @@ class StepMethod {
   // COLLECTIVE over world.
   virtual StepOutcome run(const StepBatch& batch) = 0;
   // The units that run() will acquire for this step, in order.
-  virtual std::vector<int> unit_uses(int64_t step, size_t num_micro_batches) const = 0;
+  virtual std::vector<UnitUse> unit_uses(int64_t step, size_t num_micro_batches) const = 0;
+  // Bytes that the method keeps between passes, until the next run().
+  virtual int64_t kept_bytes() const { return 0; }
 };
 
 // One pass of cross entropy.
@@ -58,11 +75,14 @@ class SftMethod : public StepMethod {
  public:
   explicit SftMethod(StepContext context) : context_(context) {}
   StepOutcome run(const StepBatch& batch) override;
-  std::vector<int> unit_uses(int64_t step, size_t num_micro_batches) const override;
+  std::vector<UnitUse> unit_uses(int64_t step, size_t num_micro_batches) const override;
 
  private:
   StepContext context_;
 };
+
+// Appends the uses of `count` forward and backward passes.
+void append_uses(const model::Llama& llama, size_t count, bool probe, std::vector<UnitUse>& uses);
 
 // Options of the pass that makes the gradients of `step`; the same for every method, so that a
 // two-pass step with rho = 0 is a one-pass step bit for bit.

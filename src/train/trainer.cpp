@@ -9,6 +9,7 @@
 #include "base/narrow.h"
 #include "base/stopwatch.h"
 #include "train/lr_schedule.h"
+#include "train/tensor_memory.h"
 
 namespace vax::train {
 namespace {
@@ -39,11 +40,12 @@ Trainer::Trainer(const TrainerInputs& inputs)
                 .seed = in_.options.train.seed,
                 .shuffle = in_.options.data.shuffle}),
       num_steps_(num_training_steps(in_.options.train, sampler_.steps_per_epoch())),
-      gradients_(*in_.mesh.reduce, in_.state.trainable().unit_counts(), at::kCPU),
+      gradients_(*in_.mesh.reduce, in_.state.trainable().unit_layout(), at::kCPU,
+                 in_.mesh.trainable_node ? &*in_.mesh.trainable_node : nullptr),
       sink_(in_.state.trainable(), gradients_),
       optimizer_(in_.state.trainable(), gradients_, in_.options.train),
-      method_(in_.make_method({.llama = in_.state.llama(),
-                               .weights = in_.state.weights(),
+      method_(in_.make_method({.update = in_.state.update_model(),
+                               .probe = in_.state.probe_model(),
                                .gradients = sink_,
                                .world = *in_.mesh.world,
                                .train = in_.options.train,
@@ -51,7 +53,7 @@ Trainer::Trainer(const TrainerInputs& inputs)
 
 void Trainer::observe_drift(int64_t step) {
   if (!in_.measure_drift) return;
-  in_.state.weights().begin_step({});
+  in_.state.begin_step({});
   const std::optional<io::DriftRecord> record = in_.measure_drift(step, step == num_steps_);
   if (record && in_.outputs != nullptr) in_.outputs->drift(*record);
 }
@@ -68,12 +70,13 @@ void Trainer::run() {
     }
     observe_drift(step);
   }
-  in_.state.weights().begin_step({});
+  in_.state.begin_step({});
 }
 
 io::StepRecord Trainer::run_step(int64_t step) {
   const Stopwatch watch;
-  const double blocked_before_s = in_.mesh.blocked_s();
+  const double blocked_before_s = waited_s();
+  const int64_t sent_before_bytes = in_.mesh.sent_bytes();
   const dist::Collectives& world = *in_.mesh.world;
   const std::vector<int64_t> rows = sampler_.rows_of_step(step).rows;
   io::StepRecord record{.step = step};
@@ -86,9 +89,7 @@ io::StepRecord Trainer::run_step(int64_t step) {
   const std::vector<PackedBatch> micro_batches = data::pack_share(
       in_.dataset, rows, world.rank(), world.size(), in_.options.train.micro_batch);
 
-  gradients_.zero();
-  in_.state.weights().begin_step(method_->unit_uses(step, micro_batches.size()));
-  const StepOutcome outcome = method_->run(
+  const StepOutcome outcome = run_method(
       {.step = step, .micro_batches = micro_batches, .label_tokens = record.label_tokens});
   const StepNorms norms = apply_gradients(step, outcome.loss);
 
@@ -107,11 +108,41 @@ io::StepRecord Trainer::run_step(int64_t step) {
     record.rho = in_.options.vaccine.rho;
   }
   record.pass1_s = outcome.pass1_s;
-  record.comm_s = in_.mesh.blocked_s() - blocked_before_s;
+  record.probe_cosine = outcome.probe_cosine;
+  record.comm_bytes = in_.mesh.sent_bytes() - sent_before_bytes;
+  record.comm_s = waited_s() - blocked_before_s;
   record.memory_bytes = peak_memory_bytes();
   record.step_s = watch.elapsed_s();
   return record;
 }
+
+StepOutcome Trainer::run_method(const StepBatch& batch) {
+  gradients_.zero();
+  in_.state.begin_step(method_->unit_uses(batch.step, batch.micro_batches.size()));
+  // What was kept from the step before goes when the method runs.
+  const int64_t held_before = tensor_bytes() - method_->kept_bytes();
+  reset_tensor_peak();
+  StepOutcome outcome = method_->run(batch);
+  most_kept_ = std::max(most_kept_, method_->kept_bytes());
+  most_activations_ =
+      std::max(most_activations_, tensor_peak_bytes() - held_before - method_->kept_bytes());
+  return outcome;
+}
+
+MemoryParts Trainer::measured_memory() const {
+  const dist::ShardedUnits &frozen = in_.state.frozen().units(),
+                           &trainable = in_.state.trainable().units();
+  MemoryParts parts{.weights = frozen.shard_bytes() + trainable.shard_bytes(),
+                    .slots = frozen.slot_bytes() + trainable.slot_bytes(),
+                    .gradients = gradients_.num_bytes(),
+                    .optimizer = optimizer_.num_bytes(),
+                    .activations = most_activations_,
+                    .perturbation = most_kept_};
+  if (const Plane* probe = in_.state.probe_plane()) parts.slots += probe->units().slot_bytes();
+  return parts;
+}
+
+double Trainer::waited_s() const { return in_.mesh.blocked_s() + gradients_.waited_s(); }
 
 void Trainer::reduce_over_replicas() {
   dist::Collectives& replicas = *in_.mesh.replicas;
@@ -141,6 +172,7 @@ Trainer::StepNorms Trainer::apply_gradients(int64_t step, double loss) {
   const double scale = clip > 0 ? std::min(1.0, clip / (norm + 1e-6)) : 1.0;
   const double lr = learning_rate(in_.options.train, step - 1, num_steps_);
   optimizer_.update(lr, scale);
+  in_.state.refresh_probe();
   return {.grad_norm = norm, .lr = lr};
 }
 

@@ -19,6 +19,7 @@
 #include "train/optimizer.h"
 #include "train/run_outputs.h"
 #include "train/step_method.h"
+#include "train/step_plan.h"
 
 namespace vax::train {
 
@@ -53,13 +54,17 @@ class Trainer {
   // global batch without labels. COLLECTIVE.
   void run();
   int64_t num_steps() const { return num_steps_; }
+  // What this rank has needed so far, drift left out. Activations need count_tensor_memory().
+  MemoryParts measured_memory() const;
 
  private:
   struct StepNorms {
     double grad_norm, lr;
   };
   io::StepRecord run_step(int64_t step);
+  StepOutcome run_method(const StepBatch& batch);
   StepNorms apply_gradients(int64_t step, double loss);
+  double waited_s() const;  // for other ranks, so far
   void reduce_over_replicas();
   void check_finite(int64_t step, double loss, double grad_norm) const;
   void observe_drift(int64_t step);
@@ -71,6 +76,7 @@ class Trainer {
   ShardedGradientSink sink_;
   ShardedAdamW optimizer_;
   std::unique_ptr<StepMethod> method_;
+  int64_t most_activations_ = 0, most_kept_ = 0;  // bytes, over the steps so far
 };
 
 }  // namespace vax::train

@@ -70,6 +70,13 @@ DriftMeter::LayerStates DriftMeter::hidden_states(const model::Llama& llama,
   return states;
 }
 
+int64_t DriftMeter::reference_bytes(const model::Llama& llama) const {
+  int64_t num_tokens = 0;
+  for (size_t round = 0; round < num_rounds(); ++round) num_tokens += batch_of(round).num_tokens();
+  return num_tokens * llama.num_layers() * llama.dims().hidden_size *
+         static_cast<int64_t>(sizeof(float));
+}
+
 void DriftMeter::set_reference(const model::Llama& llama, model::WeightSource& weights) {
   reference_.clear();
   for (size_t round = 0; round < num_rounds(); ++round)

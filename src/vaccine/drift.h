@@ -31,6 +31,8 @@ class DriftMeter {
   // Drift of these weights against the reference; the same record on every rank.
   // REQUIRES set_reference(). COLLECTIVE over world.
   io::DriftRecord measure(const model::Llama& llama, model::WeightSource& weights, int64_t step);
+  // What this rank keeps of a reference: 4 bytes per token of its batches, layer and hidden unit.
+  int64_t reference_bytes(const model::Llama& llama) const;
 
  private:
   using LayerStates = std::vector<at::Tensor>;  // [layer] of [T, D] fp32

@@ -2,23 +2,15 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 
 #include "base/error.h"
 #include "base/narrow.h"
+#include "ops/hidden_state.h"
 
 namespace vax::vaccine {
-namespace {
-
-// Squared Frobenius norm: fp32 within a row, fp64 over the rows, so that it depends neither on the
-// packing nor, beyond the last bits of fp64, on how rows are spread over micro-batches.
-double sum_of_squares(const at::Tensor& x_TD) {
-  const at::Tensor row_norms_T = at::linalg_vector_norm(x_TD, 2, at::IntArrayRef{-1});
-  return row_norms_T.to(at::kDouble).square().sum().item<double>();
-}
-
-}  // namespace
 
 NormScope norm_scope_of(const VaccineOptions& options) {
   if (options.norm_scope == "rank") return NormScope::kRank;
@@ -33,10 +25,11 @@ Direction direction_of(const VaccineOptions& options) {
   return Direction::kToken;
 }
 
-Perturbation::Perturbation(const VaccineOptions& options, int num_layers)
+Perturbation::Perturbation(const VaccineOptions& options, int num_layers, at::ScalarType kept_dtype)
     : rho_(options.rho),
       scope_(norm_scope_of(options)),
       direction_(direction_of(options)),
+      kept_dtype_(kept_dtype),
       perturbed_(static_cast<size_t>(num_layers), options.layers.empty()),
       shared_grads_(static_cast<size_t>(num_layers)),
       layer_squares_(static_cast<size_t>(num_layers), 0.0) {
@@ -59,8 +52,9 @@ void Perturbation::record(size_t micro_batch, int layer, const at::Tensor& grad_
   if (!perturbs(layer)) return;
   const auto l = static_cast<size_t>(layer);
   if (direction_ == Direction::kToken) {
-    token_grads_[micro_batch][l] = grad_TD.clone();
-    layer_squares_[l] += sum_of_squares(grad_TD);
+    at::Tensor& kept_TD = token_grads_[micro_batch][l];
+    kept_TD = at::empty(grad_TD.sizes(), grad_TD.options().dtype(kept_dtype_));
+    layer_squares_[l] += ops::copy_with_squares(grad_TD, kept_TD);
     return;
   }
   const at::Tensor sum_D = grad_TD.sum(0);
@@ -87,7 +81,8 @@ void Perturbation::reduce_shared(dist::Collectives& world) {
         .wait();
   for (int64_t l = 0; l < num_layers; ++l) {
     shared_grads_[static_cast<size_t>(l)] = all_LD[l];
-    layer_squares_[static_cast<size_t>(l)] = sum_of_squares(all_LD[l]);
+    const at::Tensor row_1D = all_LD.narrow(0, l, 1);
+    layer_squares_[static_cast<size_t>(l)] = ops::cosine_sums(row_1D, row_1D).aa;
   }
 }
 
@@ -106,10 +101,22 @@ void Perturbation::normalise(dist::Collectives& world) {
 
 void Perturbation::add_to(size_t micro_batch, int layer, at::Tensor& h_TD) const {
   if (!perturbs(layer)) return;
-  const auto l = static_cast<size_t>(layer);
-  const at::Tensor& grad =
-      direction_ == Direction::kToken ? token_grads_[micro_batch][l] : shared_grads_[l];
-  h_TD.add_(grad, scale_);
+  ops::add_scaled(kept(micro_batch, layer), scale_, h_TD);
+}
+
+int64_t Perturbation::num_perturbed() const {
+  return std::count(perturbed_.begin(), perturbed_.end(), true);
+}
+
+int64_t Perturbation::num_bytes() const {
+  int64_t sum = 0;
+  const auto add = [&sum](const at::Tensor& tensor) {
+    if (tensor.defined()) sum += static_cast<int64_t>(tensor.nbytes());
+  };
+  for (const std::vector<at::Tensor>& layers : token_grads_)
+    for (const at::Tensor& grad : layers) add(grad);
+  for (const at::Tensor& grad : shared_grads_) add(grad);
+  return sum;
 }
 
 }  // namespace vax::vaccine

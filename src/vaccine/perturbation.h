@@ -25,12 +25,14 @@ Direction direction_of(const VaccineOptions& options);
 
 class Perturbation {
  public:
-  // `layers`: perturbed layers, 0-based; empty = all.
-  Perturbation(const VaccineOptions& options, int num_layers);
+  // `layers`: perturbed layers, 0-based; empty = all. `kept_dtype`: fp32 or bf16, of what is kept
+  // per token: T * D of it for each layer, from pass 1 to the end of pass 2.
+  Perturbation(const VaccineOptions& options, int num_layers,
+               at::ScalarType kept_dtype = at::kFloat);
 
   // Forgets everything. `num_micro_batches` share one S.
   void begin(size_t num_micro_batches);
-  // G_l [T, D] fp32 of a micro-batch; copied.
+  // G_l [T, D] fp32 of a micro-batch; copied, and rounded to kept_dtype.
   void record(size_t micro_batch, int layer, const at::Tensor& grad_TD);
   // Ends pass 1: sums over the ranks of `world` where the scope is global, and fixes the scale.
   // COLLECTIVE over world for the global scope.
@@ -41,14 +43,25 @@ class Perturbation {
   // Squared norm per layer of what S sums: with the global scope over all ranks, else this rank's.
   const std::vector<double>& layer_squares() const { return layer_squares_; }
   double scale() const { return scale_; }  // rho / (sqrt(S) + 1e-7)
+  bool perturbs(int layer) const { return perturbed_[static_cast<size_t>(layer)]; }
+  // Bytes of what is kept now.
+  int64_t num_bytes() const;
+  // What record() has kept, [T, D] or, shared and after normalise(), [D].
+  const at::Tensor& kept(size_t micro_batch, int layer) const {
+    const auto l = static_cast<size_t>(layer);
+    return direction_ == Direction::kToken ? token_grads_[micro_batch][l] : shared_grads_[l];
+  }
+  int64_t num_perturbed() const;  // layers
+  Direction direction() const { return direction_; }
+  NormScope scope() const { return scope_; }
 
  private:
-  bool perturbs(int layer) const { return perturbed_[static_cast<size_t>(layer)]; }
   void reduce_shared(dist::Collectives& world);
 
   double rho_;
   NormScope scope_;
   Direction direction_;
+  at::ScalarType kept_dtype_;
   std::vector<bool> perturbed_;
   std::vector<std::vector<at::Tensor>> token_grads_;  // [micro-batch][layer] T x D
   std::vector<at::Tensor> shared_grads_;              // [layer] D

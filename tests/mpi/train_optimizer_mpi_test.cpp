@@ -25,9 +25,11 @@ struct Optimized {
         gradients(group, plane.unit_counts(), at::kCPU),
         optimizer(plane, gradients, {.weight_decay = 0.1}) {
     const testing::NamedTensors values = testing::tiny_tensors(layout, 1);
+    plane.units().begin_update();
     fill_shards(plane, [&](const FlatMember& member, int64_t first, at::Tensor destination) {
       destination.copy_(values.at(member.name).flatten().narrow(0, first, destination.numel()));
     });
+    plane.units().refresh();
   }
 
   // Each unit's gradient comes from one rank, so that sums are exact. Returns the norm.

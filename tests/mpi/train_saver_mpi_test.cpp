@@ -33,7 +33,7 @@ class SaverTest : public ::testing::Test {
   static std::string path(const std::string& name) { return (*directory_ / name).string(); }
   bool is_writer() const { return world_.rank() == 0; }
 
-  ModelState load(const ModelRequest& request) { return {request, mesh_}; }
+  ModelState load(const ModelRequest& request) { return ModelState::load(request, mesh_); }
   static ModelRequest lora_request(const std::string& adapter) {
     ModelRequest request;
     request.model.path = path("base");
@@ -56,7 +56,7 @@ class SaverTest : public ::testing::Test {
   }
 
   dist::Communicator world_ = dist::Communicator::world();
-  Mesh mesh_ = make_mesh(world_, std::nullopt);
+  Mesh mesh_ = make_mesh(world_, world_.split_by_node(), {}, false);
   static inline std::unique_ptr<testing::SharedDirectory> directory_;
 };
 
@@ -133,12 +133,12 @@ TEST_F(SaverTest, TheModelCanBeUsedAfterwards) {
   save_adapter(state, path("saved-between"), "", 0, is_writer());
   save_adapter(state, path("saved-between"), "", 0, is_writer());
   const std::vector<int> uses = state.llama().unit_uses(true);
-  state.weights().begin_step(uses);
+  begin_step(state.weights(), uses);
   for (const int unit : uses) {
     EXPECT_EQ(state.weights().acquire(unit)[model::kQkv].defined(), unit >= 1 && unit <= 3);
     state.weights().release(unit);
   }
-  state.weights().begin_step({});
+  state.begin_step({});
 }
 
 }  // namespace

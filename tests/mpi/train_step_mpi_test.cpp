@@ -9,85 +9,15 @@
 #include <cmath>
 #include <numeric>
 
-#include "data/packing.h"
-#include "support/tiny_llama.h"
-#include "train/model_state.h"
-#include "vaccine/vaccine_method.h"
+#include "support/step_run.h"
 
 namespace vax::train {
 namespace {
 
+using testing::Rows;
+using testing::StepRun;
+
 constexpr int64_t kStep = 3;  // odd: two passes with an interval of 2
-
-// What a step has made, with everything a method needs to make it.
-class StepRun {
- public:
-  StepRun(const ModelRequest& request, Mesh mesh)
-      : mesh_(std::move(mesh)),
-        state_(request, mesh_),
-        gradients_(*mesh_.reduce, state_.trainable().unit_counts(), at::kCPU),
-        sink_(state_.trainable(), gradients_) {
-    train_.seed = 5;
-  }
-
-  StepContext context() {
-    return {.llama = state_.llama(),
-            .weights = state_.weights(),
-            .gradients = sink_,
-            .world = *mesh_.world,
-            .train = train_,
-            .dropout = state_.llama().lora().enabled() ? 0.2 : 0};
-  }
-  // Adds to the gradients; the uses that unit_uses() announces must be those that take place.
-  StepOutcome run(StepMethod& method, const StepBatch& batch) {
-    state_.weights().begin_step(method.unit_uses(batch.step, batch.micro_batches.size()));
-    const StepOutcome outcome = method.run(batch);
-    state_.weights().begin_step({});
-    gradients_.finish();
-    return outcome;
-  }
-  StepOutcome run_sft(const StepBatch& batch) {
-    SftMethod method(context());
-    return run(method, batch);
-  }
-  StepOutcome run_vaccine(const VaccineOptions& options, const StepBatch& batch) {
-    vaccine::VaccineMethod method(context(), options);
-    return run(method, batch);
-  }
-
-  int num_units() { return state_.trainable().units().num_units(); }
-  const dist::Partition& partition(int unit) { return state_.trainable().units().partition(unit); }
-  at::Tensor& gradient(int unit) { return gradients_.shard(unit); }
-  void zero() { gradients_.zero(); }
-  std::vector<at::Tensor> copied_gradients() {
-    std::vector<at::Tensor> copies;
-    for (int unit = 0; unit < num_units(); ++unit) copies.push_back(gradient(unit).clone());
-    return copies;
-  }
-
- private:
-  Mesh mesh_;
-  ModelState state_;
-  dist::ShardedGradients gradients_;
-  ShardedGradientSink sink_;
-  TrainOptions train_;
-};
-
-struct Rows {
-  data::Dataset dataset;
-  std::vector<int64_t> rows;
-  int64_t label_tokens = 0;
-
-  explicit Rows(int64_t num_rows)
-      : dataset(testing::tiny_dataset(testing::tiny_config(), num_rows)),
-        rows(static_cast<size_t>(num_rows)) {
-    std::iota(rows.begin(), rows.end(), 0);
-    for (const data::Sample& sample : dataset.samples) label_tokens += sample.num_labels();
-  }
-  std::vector<PackedBatch> share(int rank, int size, std::optional<int64_t> micro_batch) const {
-    return data::pack_share(dataset, rows, rank, size, micro_batch);
-  }
-};
 
 // Rows of one micro-batch when the largest share is cut into so many, as far as it goes.
 std::optional<int64_t> micro_batch_size(int64_t num_rows, int size, int num_micro_batches) {
@@ -137,7 +67,8 @@ class TrainStepTest : public ::testing::TestWithParam<bool> {
     return request;
   }
   std::unique_ptr<StepRun> parallel() {
-    return std::make_unique<StepRun>(request(), make_mesh(world_, std::nullopt));
+    return std::make_unique<StepRun>(request(),
+                                     make_mesh(world_, world_.split_by_node(), {}, false));
   }
 
   // `whole` has every element of the gradient that `run` has its shards of.

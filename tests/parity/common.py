@@ -189,8 +189,10 @@ class AttentionBoundary:
             handle.remove()
 
 
-def write_sequences(path, sequences, label_begins):
-    rows = [{"ids": s, "label_begin": b} for s, b in zip(sequences, label_begins, strict=True)]
+def write_sequences(path, sequences, label_begins, micro_batches=None):
+    """`micro_batches`: the number of each sequence's, ascending; one for all by default."""
+    rows = [{"ids": s, "label_begin": b, "micro_batch": m} for s, b, m
+            in zip(sequences, label_begins, micro_batches or [0] * len(sequences), strict=True)]
     Path(path).write_text(json.dumps(rows))
 
 

@@ -69,10 +69,14 @@ class RunFiles(Scratch):
             units = dict(zip(frame.columns, file["metrics/train"].attrs["units"]))
         self.assertEqual(units["step_s"], "s")
         self.assertEqual(units["memory_bytes"], "byte")
+        self.assertEqual(units["comm_bytes"], "byte")
+        self.assertEqual(frame.comm_bytes.tolist(), [2**33 + step for step in frame.step])
+        self.assertEqual(frame.probe_cosine.dropna().tolist(), [1 - 1 / 64, 1 - 4 / 64])
         steps = self.jsonl("step")
         self.assertEqual(len(frame), STEPS)
         self.assertEqual(list(frame.columns), [key for key in steps[0] if key != "event"])
-        for column in ("step", "sequences", "tokens", "label_tokens", "memory_bytes"):
+        for column in ("step", "sequences", "tokens", "label_tokens", "comm_bytes",
+                       "memory_bytes"):
             self.assertEqual(frame[column].dtype, np.int64)
         for row, expected in zip(frame.to_dict("records"), steps):
             for key, value in row.items():
@@ -118,6 +122,34 @@ class RunFiles(Scratch):
         self.assertEqual([h is not None for h in hidden], [True, False] * 3)
         # Three squares summed in another order: one unit in the last place at most per addition.
         np.testing.assert_allclose(total, [h for h in hidden if h is not None], rtol=1e-15)
+
+    def test_memory(self):
+        parts = ["weights", "slots", "activations"]
+        planned, measured = [2**40 + 1, 0, 5], [2**40 + 2, 3, 4]
+        with h5py.File(self.h5) as file:
+            group = file["memory"]
+            self.assertEqual(group["part"].asstr()[:].tolist(), parts)
+            for name, expected in (("planned_bytes", planned), ("measured_bytes", measured)):
+                self.assertEqual(group[name].dtype, np.int64)
+                self.assertEqual(group[name][:].tolist(), expected)
+                self.assertEqual(group[name].attrs["units"], "byte")
+                self.assertEqual(group[name].dims[0]["part"], group["part"])
+            self.assertEqual(group.attrs["process_bytes"], 2**41 + 6)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with xarray.open_dataset(self.h5, group="memory") as dataset:
+                dataset.load()
+        self.assertEqual(dataset.part.values.tolist(), parts)
+        self.assertEqual(dataset.planned_bytes.dims, ("part",))
+        self.assertEqual(dataset.planned_bytes.sel(part="weights"), 2**40 + 1)
+        self.assertEqual(dataset.measured_bytes.sel(part="activations"), 4)
+        self.assertEqual(dataset.attrs["process_bytes"], 2**41 + 6)
+        (event,) = self.jsonl("memory")
+        self.assertEqual(list(event["parts"]), parts)
+        for part, of_part in event["parts"].items():
+            for name, value in of_part.items():
+                self.assertEqual(dataset[name].sel(part=part), value)
+        self.assertEqual(event["process_bytes"], 2**41 + 6)
 
     def test_root_attributes(self):
         with h5py.File(self.h5) as file:

@@ -1,10 +1,12 @@
 // Runs the engine's forward and backward on given token ids and writes what it computed to a
 // safetensors file, for comparison with PyTorch (model_parity.py, adapter_parity.py):
 //   model_dump MODEL_DIRECTORY SEQUENCES.json OUTPUT.safetensors [ADAPTER_DIRECTORY]
-// SEQUENCES.json: [{"ids": [...], "label_begin": n}, ...]; tokens from label_begin on are labels.
-// Without an adapter the base is trained, with one its LoRA factors are. fp32, no dropout, loss =
-// the mean over the label tokens. Written: logits [T, V] of all tokens, loss_sum [1], e.L and
-// boundary_grad.L [T, D], grad.NAME for every trained parameter.
+// SEQUENCES.json: [{"ids": [...], "label_begin": n, "micro_batch": m}, ...]; tokens from
+// label_begin on are labels. Sequences of one micro-batch (0 where nothing is said) stand together;
+// gradients are the sum over the micro-batches, tensors by token those of all of them, one after
+// another. Without an adapter the base is trained, with one its LoRA factors are. fp32, no dropout,
+// loss = the mean over the label tokens. Written: logits [T, V] of all tokens, loss_sum [1], e.L
+// and boundary_grad.L [T, D], grad.NAME for every trained parameter.
 #include <ATen/ATen.h>
 
 #include <cstdio>
@@ -37,24 +39,31 @@ struct Arguments {
   std::optional<std::filesystem::path> adapter{};
 };
 
-vax::PackedBatch read_batch(const std::filesystem::path& path) {
-  vax::PackedBatch batch;
-  batch.offsets = {0};
-  for (const nlohmann::json& row : vax::io::read_json(path)) {
-    const auto ids = row.at("ids").get<std::vector<int64_t>>();
-    const auto label_begin = row.at("label_begin").get<size_t>();
-    const int64_t start = batch.num_tokens();
-    for (size_t i = 0; i < ids.size(); ++i) {
-      batch.ids.push_back(ids[i]);
-      batch.positions.push_back(vax::narrow<int32_t>(i));
-      batch.rows.push_back(vax::narrow<int32_t>(batch.offsets.size() - 1));
-      if (i == 0 || i < label_begin) continue;
-      batch.label_positions.push_back(start + vax::narrow<int64_t>(i) - 1);
-      batch.targets.push_back(ids[i]);
-    }
-    batch.offsets.push_back(vax::narrow<int32_t>(batch.num_tokens()));
+void append(vax::PackedBatch& batch, const std::vector<int64_t>& ids, size_t label_begin,
+            int32_t row) {
+  const int64_t start = batch.num_tokens();
+  for (size_t i = 0; i < ids.size(); ++i) {
+    batch.ids.push_back(ids[i]);
+    batch.positions.push_back(vax::narrow<int32_t>(i));
+    batch.rows.push_back(row);
+    if (i == 0 || i < label_begin) continue;
+    batch.label_positions.push_back(start + vax::narrow<int64_t>(i) - 1);
+    batch.targets.push_back(ids[i]);
   }
-  return batch;
+  batch.offsets.push_back(vax::narrow<int32_t>(batch.num_tokens()));
+}
+
+std::vector<vax::PackedBatch> read_batches(const std::filesystem::path& path) {
+  std::vector<vax::PackedBatch> batches;
+  int32_t row_number = 0;
+  for (const nlohmann::json& row : vax::io::read_json(path)) {
+    const auto micro_batch = row.value("micro_batch", size_t{0});
+    if (micro_batch == batches.size()) batches.push_back({.offsets = {0}});
+    VAX_CHECK(micro_batch + 1 == batches.size(), "micro-batches must come in order");
+    append(batches.back(), row.at("ids").get<std::vector<int64_t>>(),
+           row.at("label_begin").get<size_t>(), row_number++);
+  }
+  return batches;
 }
 
 Llama make_model(const std::filesystem::path& base,
@@ -132,24 +141,32 @@ void dump(const Arguments& arguments) {
   std::optional<vax::io::PeftAdapter> adapter;
   if (arguments.adapter) adapter = vax::io::PeftAdapter::open(*arguments.adapter);
   const Llama llama = make_model(arguments.base, adapter);
-  const vax::PackedBatch batch = read_batch(arguments.sequences);
+  const std::vector<vax::PackedBatch> batches = read_batches(arguments.sequences);
+  int64_t num_labels = 0;
+  for (const vax::PackedBatch& batch : batches) num_labels += batch.num_labels();
 
   MemoryWeights weights(llama, 0, 0);
   load_weights(weights, arguments.base, adapter);
   MemoryGradients gradients(llama);
 
-  Dump result;
+  std::map<std::string, std::vector<at::Tensor>> by_token;  // parts of the micro-batches
   vax::model::PassOptions options;
-  options.loss_scale = 1 / static_cast<double>(batch.num_labels());
+  options.loss_scale = 1 / static_cast<double>(num_labels);
   options.forward_boundary = [&](int layer, const at::Tensor& e_TD, at::Tensor&) {
-    result.add(cat("e.", layer), e_TD);
+    by_token[cat("e.", layer)].push_back(e_TD.clone());
   };
   options.backward_boundary = [&](int layer, const at::Tensor& grad_TD) {
-    result.add(cat("boundary_grad.", layer), grad_TD);
+    by_token[cat("boundary_grad.", layer)].push_back(grad_TD.clone());
   };
-  const double loss_sum = llama.forward_backward(batch, weights, &gradients, options);
+  double loss_sum = 0;
+  for (const vax::PackedBatch& batch : batches)
+    loss_sum += llama.forward_backward(batch, weights, &gradients, options);
+  for (const vax::PackedBatch& batch : batches)
+    by_token["logits"].push_back(all_logits(llama, batch, weights));
+
+  Dump result;
   result.add("loss_sum", at::full({1}, loss_sum, at::kFloat));
-  result.add("logits", all_logits(llama, batch, weights));
+  for (const auto& [name, parts] : by_token) result.add(name, at::cat(parts));
   for (const std::string& name : gradients.names())
     result.add("grad." + name, gradients.gradient(name));
   result.write(arguments.output);

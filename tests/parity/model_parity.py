@@ -1,8 +1,9 @@
 """Forward and backward of model/ against transformers and peft, tensor by tensor.
 
 The engine runs packed sequences, the reference right-padded ones with an attention mask, so every
-comparison also says that packing changes nothing. Compared: logits of every token, the loss, e_l
-and G_l = dL/de_l of every layer, every weight gradient (full parameters) and every LoRA gradient.
+comparison also says that packing changes nothing; and it runs them a second time in several
+micro-batches whose gradients add up. Compared: logits of every token, the loss, e_l and G_l =
+dL/de_l of every layer, every weight gradient (full parameters) and every LoRA gradient.
 """
 
 import argparse
@@ -38,11 +39,18 @@ CASES = [
                            "head_dim": 10, "num_hidden_layers": 3}, ["q_proj", "down_proj"]),
     ("tied head", {"tie_word_embeddings": True, "intermediate_size": 44}, ["v_proj", "up_proj"]),
     ("biases", {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 2}, PROJECTIONS),
+    ("tied head, biases, grouped-query",
+     {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True, "hidden_size": 36,
+      "num_attention_heads": 6, "num_key_value_heads": 3}, ["q_proj", "k_proj", "down_proj"]),
     ("rope_theta 1e6", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
      ["k_proj", "o_proj", "gate_proj"]),
     ("rope llama3", {"rope_parameters": LLAMA3, "head_dim": 16}, PROJECTIONS),
     ("rope linear", {"rope_parameters": LINEAR, "num_hidden_layers": 1}, ["down_proj"]),
 ]
+
+
+# Of the sequences of make_sequences(): the one without a label is alone in its micro-batch.
+MICRO_BATCHES = [0, 1, 2, 2, 3, 3]
 
 
 def make_sequences(seed, vocab_size):
@@ -104,14 +112,22 @@ def run_case(checks, dump, work, seed, case, shape, targets):
     input_file, output_file = work / "sequences.json", work / "dump.safetensors"
     write_sequences(input_file, sequences, label_begins)
 
-    run([dump, base, input_file, output_file])
-    compare(checks, "full", case, load_file(output_file),
-            reference(model, sequences, label_begins))
+    micro_file = work / "micro.json"
+    write_sequences(micro_file, sequences, label_begins, MICRO_BATCHES)
 
-    adapted = make_adapter(model, adapter, seed + 1000, targets=targets)
-    run([dump, base, input_file, output_file, adapter])
-    compare(checks, "LoRA", case, load_file(output_file),
-            reference(adapted, sequences, label_begins))
+    def compare_runs(mode, reference_model, *start):
+        expected = reference(reference_model, sequences, label_begins)
+        parameters = [name for name, _ in reference_model.named_parameters()
+                      if mode == "full" or "lora_" in name]
+        checks.true({"grad." + adapter_name(name) for name in parameters}
+                    == {name for name in expected if name.startswith("grad.")},
+                    f"{case}, {mode}: the reference lacks gradients")
+        for sequence_file, how in ((input_file, ""), (micro_file, " micro-batches")):
+            run([dump, base, sequence_file, output_file, *start])
+            compare(checks, mode + how, case, load_file(output_file), expected)
+
+    compare_runs("full", model)
+    compare_runs("LoRA", make_adapter(model, adapter, seed + 1000, targets=targets), adapter)
 
 
 def check_that_differences_show(checks, dump, work):

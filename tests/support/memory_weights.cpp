@@ -114,17 +114,24 @@ int MemoryWeights::num_held() const {
 
 MemoryGradients::MemoryGradients(const model::Llama& llama)
     : units_(llama.trainable_layout(), at::kFloat),
-      tensors_(static_cast<size_t>(llama.num_units())),
-      held_(tensors_.size()) {
+      gradients_(static_cast<size_t>(llama.num_units())),
+      held_(gradients_.size()),
+      written_(gradients_.size()) {
   for (int unit = 0; unit < units_.num_units(); ++unit)
-    units_.view_groups(unit, units_.flat(unit), tensors_[static_cast<size_t>(unit)]);
+    units_.view_groups(unit, units_.flat(unit), gradients_[static_cast<size_t>(unit)].tensors);
 }
 
-model::UnitTensors& MemoryGradients::acquire(int unit) {
+model::UnitGradients& MemoryGradients::acquire(int unit) {
   const auto u = static_cast<size_t>(unit);
   VAX_CHECK(!held_.at(u), "gradients of unit ", unit, " are acquired twice");
   held_[u] = true;
-  return tensors_[u];
+  model::UnitGradients& gradients = gradients_[u];
+  gradients.accumulate = written_[u];
+  if (!gradients.accumulate)
+    for (at::Tensor& tensor : gradients.tensors)
+      if (tensor.defined()) tensor.fill_(std::numeric_limits<double>::quiet_NaN());
+  written_[u] = true;
+  return gradients;
 }
 
 void MemoryGradients::release(int unit) {
@@ -143,6 +150,7 @@ std::vector<std::string> MemoryGradients::names() const { return names_of(units_
 
 void MemoryGradients::zero() {
   for (int unit = 0; unit < units_.num_units(); ++unit) units_.flat(unit).zero_();
+  written_.assign(written_.size(), false);
 }
 
 int MemoryGradients::num_held() const { return static_cast<int>(std::ranges::count(held_, true)); }

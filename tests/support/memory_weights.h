@@ -69,12 +69,13 @@ class MemoryWeights : public model::WeightSource {
   std::vector<int> acquired_;
 };
 
-// fp32 gradients of a model's trainable parameters, zero at first.
+// fp32 gradients of a model's trainable parameters, zero at first. The first acquire of a unit
+// hands out NaN to be written, later ones the sum to be added to.
 class MemoryGradients : public model::GradientSink {
  public:
   explicit MemoryGradients(const model::Llama& llama);
 
-  model::UnitTensors& acquire(int unit) override;
+  model::UnitGradients& acquire(int unit) override;
   void release(int unit) override;
 
   at::Tensor gradient(const std::string& name) const;
@@ -84,8 +85,8 @@ class MemoryGradients : public model::GradientSink {
 
  private:
   MemoryUnits units_;
-  std::vector<model::UnitTensors> tensors_;
-  std::vector<bool> held_;
+  std::vector<model::UnitGradients> gradients_;
+  std::vector<bool> held_, written_;
 };
 
 }  // namespace vax::testing

@@ -108,9 +108,9 @@ data::Dataset tiny_dataset(const model::LlamaConfig& config, int64_t num_rows) {
 
 train::Mesh make_self_mesh() {
   return {.world = dist::make_self_collectives(),
-          .self = dist::make_self_collectives(),
           .frozen = dist::make_self_collectives(),
           .trainable = dist::make_self_collectives(),
+          .probe = dist::make_self_collectives(),
           .reduce = dist::make_self_collectives(),
           .replicas = dist::make_self_collectives()};
 }

@@ -1,6 +1,7 @@
 // The command line: forms of values, precedence against files, errors and what they say.
 #include <gtest/gtest.h>
 
+#include "app/subcommands.h"
 #include "app_test_support.h"
 
 namespace vax::app {
@@ -120,9 +121,8 @@ TEST(CommandLine, NeedsASubcommandFirst) {
   EXPECT_EQ(message_of([] { parse(Strings{}); }),
             "expected a subcommand, found nothing; `vaccine --help` lists them");
   EXPECT_EQ(parse_error("aling"),
-            "expected a subcommand (init, align, finetune, eval, drift, generate, export, "
-            "tokenize), found "
-            "'aling'; did you mean align?");
+            "expected a subcommand (init, align, finetune, plan, eval, drift, generate, export, "
+            "tokenize), found 'aling'; did you mean align?");
   EXPECT_EQ(parse_error("--train.lr 3"),
             "expected a subcommand before the options, found '--train.lr'; `vaccine --help` lists "
             "them");
@@ -152,10 +152,57 @@ TEST(CommandLine, OptionsToComeAreUnknownYet) {
             std::string::npos);
   EXPECT_NE(parse_error("align --output.tensorboard").find("unknown option --output.tensorboard"),
             std::string::npos);
-  EXPECT_EQ(parse_error("align --shard.frozen node"),
-            "shard.frozen: expected one of replicate, full, found 'node' (the command line)");
   EXPECT_EQ(parse_error("align --vaccine.probe_dtype fp8"),
-            "vaccine.probe_dtype: expected one of same, found 'fp8' (the command line)");
+            "vaccine.probe_dtype: expected one of same, bf16, found 'fp8' (the command line)");
+}
+
+TEST(CommandLine, PlacementsAreThree) {
+  for (const std::string placement : {"replicate", "node", "full"}) {
+    EXPECT_EQ(parse_text("align --shard.frozen " + placement).options.shard.frozen, placement);
+    EXPECT_EQ(parse_text("plan --shard.trainable " + placement).options.shard.trainable, placement);
+  }
+  EXPECT_EQ(parse_error("align --shard.frozen host"),
+            "shard.frozen: expected one of replicate, node, full, found 'host' (the command line)");
+}
+
+TEST(CommandLine, ScheduleIsShortWithPlan) {
+  EXPECT_FALSE(parse_text("plan").options.plan.schedule);
+  for (const char* text :
+       {"plan --schedule", "plan --schedule --plan.ranks 4", "plan --plan.ranks 4 --schedule true",
+        "plan --schedule=true", "plan --plan.schedule"}) {
+    const CommandLine line = parse_text(text);
+    EXPECT_TRUE(line.options.plan.schedule) << text;
+    EXPECT_TRUE(line.given("plan.schedule")) << text;
+  }
+  EXPECT_FALSE(parse_text("plan --schedule=false").options.plan.schedule);
+}
+
+TEST(CommandLine, ScheduleIsNoOptionOfOtherSubcommands) {
+  for (const Subcommand& subcommand : kSubcommands) {
+    if (subcommand.bit == kPlan) continue;
+    const std::string message = parse_error(std::string(subcommand.name) + " --schedule");
+    EXPECT_TRUE(message.starts_with("unknown option --schedule on the command line")) << message;
+    // The rate's schedule is another thing, and an option of training only.
+    EXPECT_NE(parse_error(std::string(subcommand.name) + " --plan.schedule")
+                  .find("option --plan.schedule is not used by `vaccine " +
+                        std::string(subcommand.name) + "`"),
+              std::string::npos);
+  }
+}
+
+TEST(CommandLine, PlanTakesTheOptionsThatChangeMemoryOrTraffic) {
+  const Options options =
+      parse_text(
+          "plan --adapter.type none --train.global_batch 64 --vaccine.probe_dtype bf16 "
+          "--shard.group_size 8 --data.max_length 512 --plan.ranks 16 "
+          "--plan.ranks_per_node 8")
+          .options;
+  EXPECT_EQ(options.plan.ranks, 16);
+  EXPECT_EQ(options.plan.ranks_per_node, 8);
+  EXPECT_EQ(options.shard.group_size, 8);
+  EXPECT_NE(parse_error("plan --train.lr 1").find("not used by `vaccine plan`"), std::string::npos);
+  EXPECT_NE(parse_error("plan --output.dir o").find("not used by `vaccine plan`"),
+            std::string::npos);
 }
 
 TEST(CommandLine, OptionsOfOtherSubcommandsAreErrors) {

@@ -76,6 +76,8 @@ TEST(Help, ShowsEveryUsedOptionWithItsDefaultAndMeaning) {
 TEST(Help, ShowsDependentDefaults) {
   EXPECT_EQ(columns_of(subcommand_help("align"), "train.method").at(1), "vaccine");
   EXPECT_EQ(columns_of(subcommand_help("finetune"), "train.method").at(1), "sft");
+  EXPECT_EQ(columns_of(subcommand_help("plan"), "train.method").at(1), "vaccine");
+  EXPECT_EQ(columns_of(subcommand_help("plan"), "plan.ranks").at(1), "of this one");
   EXPECT_EQ(columns_of(subcommand_help("align"), "train.epochs").at(1), "50");
   EXPECT_EQ(columns_of(subcommand_help("align"), "drift.path").at(1), "data.path");
 }

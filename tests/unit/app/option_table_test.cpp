@@ -154,6 +154,7 @@ const std::map<std::string, Limits> kLimits = {
     {"train.seed", kSeed},
     {"vaccine.rho", kNumberFromZero},
     {"vaccine.interval", kCount},
+    {"vaccine.probe_check_interval", kFromZero},
     {"vaccine.layers", {{"", "0", "0,1,31"}, {"-1", "1,1", "0,x"}}},
     {"shard.group_size", kCountOrNone},
     {"shard.residency_gib", kNumberFromZero},
@@ -164,6 +165,8 @@ const std::map<std::string, Limits> kLimits = {
     {"eval.max_new_tokens", kCount},
     {"eval.samples", kCountOrNone},
     {"eval.batch", kCount},
+    {"plan.ranks", kCountOrNone},
+    {"plan.ranks_per_node", kCountOrNone},
     {"output.log_interval", kCount},
     {"runtime.threads", kCountOrNone},
     {"init.vocab_size", kFromZero},
@@ -256,13 +259,16 @@ TEST(OptionTable, TargetsAreNamesOfProjectionsEachOnce) {
 TEST(OptionTable, SectionsGoToTheSubcommandsThatUseThem) {
   const auto used = [](const char* name) { return find_option(name)->used_by; };
   EXPECT_EQ(used("train.lr"), kTraining);
-  EXPECT_EQ(used("vaccine.rho"), kTraining);
+  EXPECT_EQ(used("vaccine.rho"), kTraining | kPlan);
+  EXPECT_EQ(used("shard.frozen"), kTraining | kEval | kDrift | kGenerate | kExport | kPlan);
+  EXPECT_EQ(used("plan.schedule"), kPlan);
   EXPECT_EQ(used("data.harmful_ratio"), kFinetune);
   EXPECT_EQ(used("init.hidden_size"), kInit);
   EXPECT_EQ(used("eval.task"), kEval);
   EXPECT_EQ(used("drift.interval"), kTraining);
   EXPECT_EQ(used("drift.samples"), kTraining | kDrift);
-  EXPECT_EQ(used("model.path"), kTraining | kEval | kDrift | kGenerate | kTokenize | kExport);
+  EXPECT_EQ(used("model.path"),
+            kTraining | kEval | kDrift | kGenerate | kTokenize | kExport | kPlan);
   EXPECT_EQ(used("output.dir"), kTraining | kEval | kDrift | kGenerate | kInit | kExport);
 }
 

@@ -27,6 +27,16 @@ TEST(Resolve, MethodDependsOnTheSubcommand) {
   EXPECT_EQ(resolved("finetune --train.method vaccine" + kPaths).train.method, "vaccine");
 }
 
+TEST(Resolve, PlanNeedsAModelAndNothingElse) {
+  const Options options = resolved("plan --model.path m");
+  EXPECT_EQ(options.train.method, "vaccine");
+  EXPECT_EQ(resolved("plan --model.path m --train.method sft").train.method, "sft");
+  EXPECT_EQ(options.train.epochs, std::nullopt);
+  EXPECT_EQ(options.plan.ranks, std::nullopt);
+  EXPECT_EQ(resolve_error("plan"),
+            "`vaccine plan` needs model.path: Hugging Face directory of the model");
+}
+
 TEST(Resolve, EpochsAreFiftyUnlessStepsAreGiven) {
   EXPECT_EQ(resolved("align" + kPaths).train.epochs, 50);
   EXPECT_EQ(resolved("align --train.epochs 3" + kPaths).train.epochs, 3);
@@ -77,7 +87,7 @@ TEST(Resolve, IsIdempotent) {
 
 TEST(Resolve, AsksForThePathsThatTheSubcommandNeeds) {
   EXPECT_EQ(resolve_error("align --data.path d --output.dir o"),
-            "`vaccine align` needs model.path: Hugging Face directory with weights and tokenizer");
+            "`vaccine align` needs model.path: Hugging Face directory of the model");
   EXPECT_NE(resolve_error("align --model.path m --output.dir o").find("needs data.path"),
             std::string::npos);
   EXPECT_NE(resolve_error("align --model.path m --data.path d").find("needs output.dir"),

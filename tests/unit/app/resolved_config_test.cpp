@@ -130,6 +130,22 @@ TEST(ResolvedConfig, OfATrainingRunServesEval) {
   EXPECT_EQ(to_ini(eval.options).find("[train]"), std::string::npos);
 }
 
+TEST(ResolvedConfig, OfATrainingRunServesPlan) {
+  TemporaryDirectory dir;
+  CommandLine run = parse_text(
+      "finetune --model.path m --data.path d --output.dir o --train.micro_batch 2 "
+      "--shard.group_size "
+      "4");
+  resolve(run);
+  CommandLine plan =
+      parse({"plan", "--config", dir.write("c.cfg", to_ini(run.options)), "--schedule"});
+  resolve(plan);
+  EXPECT_EQ(plan.options.train.method, "sft");  // the run's, not plan's own default
+  EXPECT_EQ(plan.options.train.micro_batch, 2);
+  EXPECT_EQ(plan.options.shard.group_size, 4);
+  EXPECT_TRUE(plan.options.plan.schedule);
+}
+
 TEST(ResolvedConfig, EmptyLinesOverrideEarlierFiles) {
   TemporaryDirectory dir;
   CommandLine run =

@@ -62,6 +62,17 @@ TEST_F(CheckPaths, TokenizeNeedsNoWeights) {
   EXPECT_NO_THROW(check_paths(options_));
 }
 
+TEST_F(CheckPaths, PlanNeedsConfigJsonOnly) {
+  std::filesystem::remove(dir_ / "model/tokenizer.model");
+  options_ = Options{};
+  options_.subcommand = "plan";
+  options_.model.path = dir_ / "model";
+  EXPECT_NO_THROW(check_paths(options_));
+  std::filesystem::remove(dir_ / "model/config.json");
+  EXPECT_EQ(error(), "model.path = " + (dir_ / "model") +
+                         ": expected a directory with config.json, found one without");
+}
+
 TEST_F(CheckPaths, NamesAdaptersThatAreNone) {
   options_.adapter.merge = {dir_ / "adapter", dir_ / "model"};
   EXPECT_EQ(error(), "adapter.merge = " + (dir_ / "model") +
@@ -215,6 +226,8 @@ TEST(CheckWorldSize, GroupsDivideTheRanks) {
   EXPECT_EQ(message_of([&] { check_world_size(options, 3); }),
             "shard.group_size: expected a divisor of the number of ranks (3), found 2");
   EXPECT_THROW(check_world_size(options, 1), ConfigError);
+  options.subcommand = "plan";  // which plans for ranks that are not there
+  EXPECT_NO_THROW(check_world_size(options, 1));
 }
 
 }  // namespace

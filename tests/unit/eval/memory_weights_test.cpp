@@ -75,8 +75,15 @@ TEST(MemoryWeights, AcquiresAndReleasesMustPair) {
 TEST(MemoryGradients, AccumulateUnderTheirNames) {
   const Llama llama = small_model(true);
   MemoryGradients gradients(llama);
-  gradients.acquire(1)[model::kGateUp].add_(2);
+  model::UnitGradients& first = gradients.acquire(1);
+  EXPECT_FALSE(first.accumulate);
+  EXPECT_TRUE(first.tensors[model::kGateUp].isnan().all().item<bool>()) << "who adds gets NaN";
+  first.tensors[model::kGateUp].fill_(1.5);
   EXPECT_THROW(gradients.acquire(1), std::logic_error);
+  gradients.release(1);
+  model::UnitGradients& second = gradients.acquire(1);
+  EXPECT_TRUE(second.accumulate);
+  second.tensors[model::kGateUp].add_(0.5);
   gradients.release(1);
   EXPECT_THROW(gradients.release(1), std::logic_error);
   EXPECT_EQ(gradients.gradient(kUpProj).scalar_type(), at::kFloat);

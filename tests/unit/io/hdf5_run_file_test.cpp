@@ -17,6 +17,7 @@ namespace vax::io {
 namespace {
 
 using testing::sample_drift;
+using testing::sample_memory;
 using testing::sample_step;
 
 // Opened objects of one file, for reading.
@@ -83,10 +84,12 @@ TEST_F(RunFileTest, TableHasOneRowPerStep) {
   const std::vector<double> step = reader.column("step");
   const std::vector<double> loss = reader.column("loss");
   const std::vector<double> hidden = reader.column("hidden_grad_norm");
+  const std::vector<double> comm_bytes = reader.column("comm_bytes");
   for (size_t i = 0; i < 600; ++i) {
     const StepRecord expected = sample_step(static_cast<int64_t>(i) + 1);
     ASSERT_EQ(step[i], static_cast<double>(i + 1));
     ASSERT_EQ(loss[i], expected.loss);
+    ASSERT_EQ(comm_bytes[i], static_cast<double>(expected.comm_bytes));
     if (expected.hidden_grad_norm)
       ASSERT_EQ(hidden[i], *expected.hidden_grad_norm);
     else
@@ -123,6 +126,27 @@ TEST_F(RunFileTest, DriftArraysAndTheirScales) {
   unsigned axis = 0;
   for (const char* scale : {"drift/step", "drift/layer", "drift/batch"})
     EXPECT_GT(H5DSis_attached(l2sq.get(), reader.dataset(scale).get(), axis++), 0) << scale;
+}
+
+TEST_F(RunFileTest, MemoryByItsPart) {
+  RunFile file = create();
+  file.append(sample_step(1));
+  file.append(sample_memory());
+  file.flush();
+  file.close();
+  const Reader reader(path_);
+  constexpr double kTiB = 0x1p40;
+  EXPECT_EQ(reader.numbers("memory/planned_bytes"), (std::vector<double>{kTiB + 1, 0, 5}));
+  EXPECT_EQ(reader.numbers("memory/measured_bytes"), (std::vector<double>{kTiB + 2, 3, 4}));
+  const Hdf5Dataset part = reader.dataset("memory/part");
+  for (const char* name : {"memory/planned_bytes", "memory/measured_bytes"})
+    EXPECT_GT(H5DSis_attached(reader.dataset(name).get(), part.get(), 0), 0) << name;
+  EXPECT_EQ(reader.column("step"), (std::vector<double>{1}));
+}
+
+TEST_F(RunFileTest, ARunWithoutMemoryHasNoGroupOfIt) {
+  create().close();
+  EXPECT_FALSE(Reader(path_).has("memory"));
 }
 
 TEST_F(RunFileTest, RecordsOfAnotherSizeAreRefused) {

@@ -39,11 +39,30 @@ TEST_F(RunLogTest, StepHasTheDocumentedFieldsInOrder) {
   EXPECT_EQ(keys, (std::vector<std::string>{"event", "step", "epoch", "loss", "clean_loss", "lr",
                                             "grad_norm", "hidden_grad_norm", "rho", "sequences",
                                             "tokens", "label_tokens", "step_s", "pass1_s", "comm_s",
-                                            "probe_cosine", "memory_bytes"}));
+                                            "comm_bytes", "probe_cosine", "memory_bytes"}));
   EXPECT_EQ(step["event"], "step");
   EXPECT_EQ(step["memory_bytes"], (int64_t{1} << 40) + 1);
-  EXPECT_TRUE(step["probe_cosine"].is_null());
+  EXPECT_EQ(step["comm_bytes"], (int64_t{1} << 33) + 1);
+  EXPECT_EQ(step["probe_cosine"], 1 - 1.0 / 64);
   EXPECT_TRUE(step["hidden_grad_norm"].is_number());
+}
+
+TEST_F(RunLogTest, StepsWithoutAProbeCheckHaveNullProbeCosine) {
+  log_.write(sample_step(3));
+  EXPECT_TRUE(lines().at(0)["probe_cosine"].is_null());
+}
+
+TEST_F(RunLogTest, MemoryHasItsPartsInOrder) {
+  log_.write(testing::sample_memory());
+  const ordered_json expected = {
+      {"event", "memory"},
+      {"parts",
+       {{"weights",
+         {{"planned_bytes", (int64_t{1} << 40) + 1}, {"measured_bytes", (int64_t{1} << 40) + 2}}},
+        {"slots", {{"planned_bytes", 0}, {"measured_bytes", 3}}},
+        {"activations", {{"planned_bytes", 5}, {"measured_bytes", 4}}}}},
+      {"process_bytes", (int64_t{1} << 41) + 6}};
+  EXPECT_EQ(lines().at(0).dump(), expected.dump());
 }
 
 TEST_F(RunLogTest, OnePassStepsHaveNullHiddenGradNorm) {
@@ -104,7 +123,12 @@ TEST_F(RunLogTest, EndAndOrder) {
 }
 
 TEST_F(RunLogTest, FullDiskLeavesWholeLinesAndTheLogUsable) {
-  const std::string outcome = testing::run_with_file_limit(1000, [&] {
+  // Room for two steps and an end line, far less than a step's.
+  RunLog other(scratch_ / "other.jsonl");
+  other.write(sample_step(1));
+  other.write(sample_step(2));
+  const auto limit = std::filesystem::file_size(scratch_ / "other.jsonl") + 100;
+  const std::string outcome = testing::run_with_file_limit(limit, [&] {
     int64_t failures = 0;
     for (int64_t step = 1; step <= 10; ++step) {
       try {

@@ -1,5 +1,5 @@
-// Step and drift records whose every number differs, for the tests of both run files and for the
-// files that tests/parity/files_parity.py reads.
+// Step, drift and memory records whose every number differs, for the tests of both run files and
+// for the files that tests/parity/files_parity.py reads.
 #pragma once
 
 #include <cmath>
@@ -11,7 +11,7 @@ namespace vax::io::testing {
 inline constexpr int64_t kSampleLayers = 3;
 inline constexpr int64_t kSampleBatches = 2;
 
-// Odd steps have two passes, even ones one.
+// Odd steps have two passes, even ones one. Every third step, the first too, has its probe checked.
 inline StepRecord sample_step(int64_t step) {
   const auto x = static_cast<double>(step);
   StepRecord r;
@@ -28,6 +28,7 @@ inline StepRecord sample_step(int64_t step) {
   r.step_s = 0.125;
   r.pass1_s = 0.0625;
   r.comm_s = 0.03125;
+  r.comm_bytes = (int64_t{1} << 33) + step;
   r.memory_bytes = (int64_t{1} << 40) + step;
   if (step % 2 == 1) {
     double sum = 0;
@@ -37,6 +38,7 @@ inline StepRecord sample_step(int64_t step) {
     }
     r.hidden_grad_norm = std::sqrt(sum);
   }
+  if (step % 3 == 1) r.probe_cosine = 1 - x / 64;
   return r;
 }
 
@@ -54,6 +56,15 @@ inline DriftRecord sample_drift(int64_t step) {
     r.cka.push_back(base + 0.3);
   }
   return r;
+}
+
+inline MemoryRecord sample_memory() {
+  return {.parts = {{.name = "weights",
+                     .planned_bytes = (int64_t{1} << 40) + 1,
+                     .measured_bytes = (int64_t{1} << 40) + 2},
+                    {.name = "slots", .planned_bytes = 0, .measured_bytes = 3},
+                    {.name = "activations", .planned_bytes = 5, .measured_bytes = 4}},
+          .process_bytes = (int64_t{1} << 41) + 6};
 }
 
 }  // namespace vax::io::testing

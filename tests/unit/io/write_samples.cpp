@@ -40,6 +40,8 @@ void write_run(const fs::path& dir) {
     }
     file.flush();
   }
+  log.write(testing::sample_memory());
+  file.append(testing::sample_memory());
   log.write(EndRecord{"done", 6, 1.5});
   file.close();
 }

@@ -69,7 +69,7 @@ TEST_F(ShardedWeightsTest, PlaneSkipsUnitsWithoutParameters) {
 
 TEST_F(ShardedWeightsTest, HandsOutBothPlanesByRole) {
   make(false, false, at::kFloat);
-  weights_->begin_step(llama_->unit_uses(true));
+  begin_step(*weights_, llama_->unit_uses(true));
   for (const int unit : llama_->unit_uses(true)) {
     model::UnitTensors tensors = weights_->acquire(unit);
     take_views(frozen_->layout()[static_cast<size_t>(unit)], frozen_->units().shard(unit), tensors);
@@ -98,7 +98,7 @@ TEST_F(ShardedWeightsTest, SeesNewValuesAfterARefresh) {
 
 TEST_F(ShardedWeightsTest, ATiedHeadHoldsTheEmbeddingInsideItself) {
   make(true, true, at::kBFloat16);  // casts of fp32 masters: slots and a schedule
-  weights_->begin_step(llama_->unit_uses(true));
+  begin_step(*weights_, llama_->unit_uses(true));
   for (int unit = 0; unit < llama_->head_unit(); ++unit) {
     weights_->acquire(unit);
     weights_->release(unit);
@@ -111,21 +111,21 @@ TEST_F(ShardedWeightsTest, ATiedHeadHoldsTheEmbeddingInsideItself) {
     weights_->acquire(unit);
     weights_->release(unit);
   }
-  weights_->begin_step({});  // all announced uses have taken place
+  begin_step(*weights_, {});  // all announced uses have taken place
 }
 
 TEST_F(ShardedWeightsTest, AnotherOrderThanAnnouncedIsALogicError) {
   make(false, true, at::kBFloat16);
-  weights_->begin_step({0, 1, 2});
+  begin_step(*weights_, {0, 1, 2});
   EXPECT_THROW(weights_->acquire(1), std::logic_error);
 }
 
 TEST_F(ShardedWeightsTest, AnUnfinishedStepIsALogicError) {
   make(false, true, at::kBFloat16);
-  weights_->begin_step({0, 1});
+  begin_step(*weights_, {0, 1});
   weights_->acquire(0);
   weights_->release(0);
-  EXPECT_THROW(weights_->begin_step({}), std::logic_error);
+  EXPECT_THROW(begin_step(*weights_, {}), std::logic_error);
 }
 
 TEST_F(ShardedWeightsTest, GradientsAreViewsThatAddUp) {
@@ -134,7 +134,7 @@ TEST_F(ShardedWeightsTest, GradientsAreViewsThatAddUp) {
   ShardedGradientSink sink(*trainable_, gradients);
   for (int micro_batch = 0; micro_batch < 2; ++micro_batch)
     for (const int unit : {4, 3, 2, 1, 0}) {
-      model::UnitTensors tensors = sink.acquire(unit);
+      model::UnitTensors tensors = sink.acquire(unit).tensors;
       if (const int index = trainable_->index_of(unit); index >= 0) {
         tensors[static_cast<size_t>(model::lora_b_role(model::kDown))].add_(unit);
         take_views(trainable_->layout()[static_cast<size_t>(unit)], gradients.shard(index),

@@ -31,8 +31,8 @@ class PerturbationTest : public ::testing::Test {
     }
   }
 
-  Perturbation recorded(const VaccineOptions& options) {
-    Perturbation perturbation(options, kLayers);
+  Perturbation recorded(const VaccineOptions& options, at::ScalarType kept_dtype = at::kFloat) {
+    Perturbation perturbation(options, kLayers, kept_dtype);
     perturbation.begin(grads_.size());
     for (size_t m = 0; m < grads_.size(); ++m)
       for (int layer = kLayers - 1; layer >= 0; --layer)
@@ -64,6 +64,40 @@ TEST_F(PerturbationTest, HasNormRhoOverAllLayersAndMicroBatches) {
   const double norm = std::sqrt(grad_squares);
   EXPECT_NEAR(std::sqrt(eps_squares), 3 * norm / (norm + 1e-7), 3e-6);  // roundings of fp32
   EXPECT_NEAR(std::sqrt(eps_squares), 3, 3e-4);
+}
+
+// S is summed from what is kept, after its rounding, so that the length is right all the same.
+TEST_F(PerturbationTest, KeptInBf16HasNormRhoToo) {
+  const Perturbation perturbation = recorded({.rho = 3}, at::kBFloat16);
+  double eps_squares = 0, kept_squares = 0;
+  for (size_t m = 0; m < grads_.size(); ++m)
+    for (int layer = 0; layer < kLayers; ++layer) {
+      const at::Tensor& grad_TD = grads_[m][static_cast<size_t>(layer)];
+      const at::Tensor kept_TD = grad_TD.to(at::kBFloat16).to(at::kDouble);
+      EXPECT_TRUE(at::equal(perturbation.kept(m, layer).to(at::kDouble), kept_TD));
+      EXPECT_FALSE(at::equal(grad_TD.to(at::kDouble), kept_TD));
+      eps_squares += epsilon(perturbation, m, layer).square().sum().item<double>();
+      kept_squares += kept_TD.square().sum().item<double>();
+    }
+  const double norm = std::sqrt(kept_squares);
+  // Roundings of fp32; those of bf16, 2e-3 of an element, would show.
+  EXPECT_NEAR(std::sqrt(eps_squares), 3 * norm / (norm + 1e-7), 3e-6);
+  EXPECT_NEAR(perturbation.scale(), 3 / (norm + 1e-7), 1e-6 * 3 / norm);
+}
+
+TEST_F(PerturbationTest, SaysWhatItKeeps) {
+  Perturbation empty({}, kLayers);
+  EXPECT_EQ(empty.num_bytes(), 0);
+  constexpr int64_t kTokens = 5 + 1;
+  EXPECT_EQ(recorded({}).num_bytes(), kLayers * kTokens * kHidden * 4);
+  EXPECT_EQ(recorded({}, at::kBFloat16).num_bytes(), kLayers * kTokens * kHidden * 2);
+  EXPECT_EQ(recorded({.layers = {0, 2}}).num_bytes(), 2 * kTokens * kHidden * 4);
+  EXPECT_EQ(recorded({.layers = {0, 2}}).num_perturbed(), 2);
+  // One fp32 vector a layer, whatever the type of what is kept by token.
+  EXPECT_EQ(recorded({.direction = "shared"}, at::kBFloat16).num_bytes(), kLayers * kHidden * 4);
+  Perturbation again = recorded({});
+  again.begin(1);
+  EXPECT_EQ(again.num_bytes(), 0);
 }
 
 TEST_F(PerturbationTest, PointsAlongTheGradient) {

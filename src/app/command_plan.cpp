@@ -1,0 +1,81 @@
+// vaccine plan: what a training run will need, from config.json and the options alone: memory of a
+// rank by what it is for, bytes on the wire per step, and with --schedule what is gathered when.
+// Rows are taken to fill data.max_length, every token but the first a label: the most it can be.
+#include <cstdio>
+#include <filesystem>
+
+#include "app/planning.h"
+#include "app/session.h"
+#include "base/error.h"
+#include "base/narrow.h"
+
+namespace vax::app {
+namespace {
+
+train::Layout layout_of(const Session& session) {
+  const PlanOptions& options = session.options.plan;
+  const int64_t ranks = options.ranks.value_or(session.world.size());
+  const int64_t per_node = options.ranks_per_node.value_or(ranks);
+  if (per_node > ranks || ranks % per_node != 0)
+    throw ConfigError(cat("plan.ranks_per_node: expected a divisor of the number of ranks = ",
+                          ranks, ", found ", per_node));
+  return {.num_ranks = narrow<int>(ranks), .ranks_per_node = narrow<int>(per_node)};
+}
+
+void print_bytes(const char* name, int64_t bytes) {
+  if (bytes > 0) std::printf("  %-14s %12s\n", name, bytes_text(bytes).c_str());
+}
+
+void print_wire(const train::WireBytes& wire) {
+  std::printf("sent by a rank in a step%s\n", wire.total() == 0 ? ": nothing" : "");
+  print_bytes("frozen", wire.frozen);
+  print_bytes("trainable", wire.trainable);
+  print_bytes("probe", wire.probe);
+  print_bytes("gradients", wire.reduce);
+  print_bytes("replicas", wire.replicas);
+  print_bytes("in all", wire.total());
+}
+
+void print_schedule(const train::PlanePlan& plane) {
+  const dist::Schedule& schedule = plane.changes ? plane.units.first : plane.units.steady;
+  if (schedule.entries.empty()) {
+    std::printf("\n%s: nothing is gathered\n", plane.name.c_str());
+    return;
+  }
+  std::printf("\n%s: %d slots, a step %s\n%s", plane.name.c_str(), plane.units.num_slots,
+              plane.changes ? "that begins with nothing gathered" : "like those before",
+              dist::to_string(schedule, plane.unit_names).c_str());
+}
+
+}  // namespace
+
+void run_plan(const Session& session) {
+  together(session.world, [&] {
+    const Options& options = session.options;
+    const train::Layout layout = layout_of(session);
+    const AdapterOptions& adapter = options.adapter;
+    const train::ModelPlan model(
+        request_of(options),
+        model::read_llama_config(std::filesystem::path(options.model.path) / "config.json"),
+        adapter.type == "lora" ? model::make_lora_spec(adapter.r, adapter.alpha, adapter.targets)
+                               : model::LoraSpec{});
+    const auto rows = static_cast<size_t>(options.train.global_batch);
+    const train::Workload workload = train::workload_of(
+        std::vector<int64_t>(rows, options.data.max_length),
+        std::vector<int64_t>(rows, options.data.max_length - 1), options.train, layout.num_ranks);
+    const train::StepPlan plan = plan_run(options, model, layout, workload);
+    if (!session.is_root()) return;
+    std::printf("%s on %d ranks, %d a node: %ld tokens a micro-batch, %ld micro-batches\n",
+                options.train.method.c_str(), layout.num_ranks, layout.ranks_per_node,
+                static_cast<long>(workload.micro_tokens),
+                static_cast<long>(workload.num_micro_batches));
+    std::printf("memory of a rank\n");
+    train::visit_memory(plan.memory, print_bytes);
+    print_bytes("in all", plan.memory.total());
+    print_wire(plan.wire);
+    if (!options.plan.schedule) return;
+    for (const train::PlanePlan& plane : plan.planes) print_schedule(plane);
+  });
+}
+
+}  // namespace vax::app

@@ -1,0 +1,84 @@
+#include "app/planning.h"
+
+#include <cstdio>
+
+#include "base/error.h"
+#include "vaccine/vaccine_method.h"
+
+namespace vax::app {
+
+train::ModelRequest request_of(const Options& options) {
+  const bool trains_adapter = options.adapter.type == "lora";
+  train::ModelRequest request{.model = options.model,
+                              .merge = options.adapter.merge,
+                              .shard = options.shard,
+                              .train_base = !trains_adapter,
+                              .seed = options.train.seed};
+  if (options.train.method == "vaccine") request.probe_dtype = options.vaccine.probe_dtype;
+  if (trains_adapter) request.adapter = options.adapter;
+  return request;
+}
+
+train::MethodPlan method_plan(const Options& options, const train::ModelPlan& model, int64_t step,
+                              int64_t num_micro_batches) {
+  const auto count = static_cast<size_t>(num_micro_batches);
+  if (options.train.method == "sft") return train::sft_plan(options.train, *model.llama, count);
+  VAX_CHECK(options.train.method == "vaccine", options.train.method);
+  return vaccine::vaccine_plan(options.vaccine, options.train, *model.llama, model.probe.get(),
+                               step, count);
+}
+
+train::StepPlan plan_run(const Options& options, const train::ModelPlan& model,
+                         const train::Layout& layout, const train::Workload& workload) {
+  const auto plan_of = [&](int64_t step) {
+    return train::plan_step(model, options.shard, layout,
+                            method_plan(options, model, step, workload.num_micro_batches),
+                            workload);
+  };
+  train::StepPlan ordinary = plan_of(1 + options.vaccine.interval);
+  ordinary.memory = plan_of(1).memory;
+  return ordinary;
+}
+
+train::Workload workload_of(const data::Dataset& dataset, const Options& options, int num_ranks) {
+  std::vector<int64_t> lengths, labels;
+  for (const data::Sample& sample : dataset.samples) {
+    lengths.push_back(sample.size());
+    labels.push_back(sample.num_labels());
+  }
+  return train::workload_of(std::move(lengths), std::move(labels), options.train, num_ranks);
+}
+
+io::MemoryRecord memory_record(const train::MemoryParts& planned,
+                               const train::MemoryParts& measured, int64_t process_bytes) {
+  io::MemoryRecord record{.process_bytes = process_bytes};
+  train::visit_memory(planned, [&](const char* name, int64_t bytes) {
+    record.parts.push_back({.name = name, .planned_bytes = bytes});
+  });
+  size_t next = 0;
+  train::visit_memory(
+      measured, [&](const char*, int64_t bytes) { record.parts[next++].measured_bytes = bytes; });
+  return record;
+}
+
+std::string bytes_text(int64_t num_bytes) {
+  char text[32];
+  const auto bytes = static_cast<double>(num_bytes);
+  if (num_bytes < int64_t{10} << 20)
+    std::snprintf(text, sizeof text, "%.1f KiB", bytes / 0x1p10);
+  else if (num_bytes < int64_t{10} << 30)
+    std::snprintf(text, sizeof text, "%.1f MiB", bytes / 0x1p20);
+  else
+    std::snprintf(text, sizeof text, "%.1f GiB", bytes / 0x1p30);
+  return text;
+}
+
+std::string memory_text(const train::MemoryParts& parts) {
+  std::string text;
+  train::visit_memory(parts, [&](const char* name, int64_t bytes) {
+    if (bytes > 0) text += cat(name, " ", bytes_text(bytes), ", ");
+  });
+  return cat(text, "in all ", bytes_text(parts.total()));
+}
+
+}  // namespace vax::app

@@ -1,0 +1,107 @@
+// What a step of training needs, said before anything is allocated: memory of a rank by what it is
+// for, bytes on the wire, and the schedule of gathers. The same functions of dist/ that cut and
+// schedule the units of a run answer here, so that plan and run cannot differ.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "dist/sharding_plan.h"
+#include "model/activation_memory.h"
+#include "train/model_state.h"
+#include "train/step_method.h"
+
+namespace vax::train {
+
+// Bytes of one rank. Of memory that a node's ranks share it has its part: the sum over the ranks is
+// what the node holds.
+struct MemoryParts {
+  int64_t weights = 0;       // shards: frozen weights and the masters of trainable ones
+  int64_t slots = 0;         // gathered units and casts
+  int64_t gradients = 0;     // shards and the buffers that they are reduced from
+  int64_t optimizer = 0;     // AdamW's moments
+  int64_t activations = 0;   // of the pass that needs most
+  int64_t perturbation = 0;  // hidden-state gradients kept from pass 1 for pass 2
+  int64_t drift = 0;         // hidden states that drift is measured against
+
+  int64_t total() const;
+};
+
+// Calls visit(name, member) for every part, in order.
+template <typename Parts, typename Visit>
+void visit_memory(Parts& parts, Visit&& visit) {
+  visit("weights", parts.weights);
+  visit("slots", parts.slots);
+  visit("gradients", parts.gradients);
+  visit("optimizer", parts.optimizer);
+  visit("activations", parts.activations);
+  visit("perturbation", parts.perturbation);
+  visit("drift", parts.drift);
+}
+
+// Bytes that one rank sends in one step, as CollectiveStatistics counts them, by the mesh's groups.
+// What is a few numbers (losses, norms) is left out.
+struct WireBytes {
+  int64_t frozen = 0, trainable = 0, probe = 0;  // gathers
+  int64_t reduce = 0, replicas = 0;              // gradients
+
+  int64_t total() const { return frozen + trainable + probe + reduce + replicas; }
+};
+
+// One pass of a method over a micro-batch.
+struct PassPlan {
+  bool probe = false;  // runs on the probe's weights
+  bool weight_gradients = true;
+  bool recompute = false;
+};
+
+// What a method does in a step, and what it keeps between its passes.
+struct MethodPlan {
+  std::vector<UnitUse> uses;
+  std::vector<PassPlan> passes;
+  int64_t kept_bytes_per_token = 0, kept_bytes = 0;
+  bool keeps_one_micro_batch = false;  // at a time; else all of the rank's share
+};
+MethodPlan sft_plan(const TrainOptions& options, const model::Llama& llama,
+                    size_t num_micro_batches);
+
+// What a rank is given in a step, at most.
+struct Workload {
+  int64_t num_micro_batches = 1;
+  int64_t micro_tokens = 0, micro_labels = 0;  // of the largest micro-batch
+  int64_t rank_tokens = 0;                     // of all of them
+};
+// `lengths` in tokens of all rows, `labels` likewise; rows of a global batch are dealt as
+// data::share_of does. The longest rows could meet in one micro-batch.
+Workload workload_of(std::vector<int64_t> lengths, std::vector<int64_t> labels,
+                     const TrainOptions& options, int num_ranks);
+
+// Ranks of a run and how they are spread.
+struct Layout {
+  int num_ranks = 1;
+  int ranks_per_node = 1;
+};
+
+struct PlanePlan {
+  std::string name;  // frozen | trainable | probe
+  std::vector<std::string> unit_names;
+  dist::ShardingPlan units;
+  bool changes = false;  // every step begins with nothing gathered
+};
+
+struct StepPlan {
+  MemoryParts memory;  // without drift
+  WireBytes wire;      // of a step after the first
+  std::vector<PlanePlan> planes;
+};
+
+// THROWS ConfigError when the layout cannot be cut as `shard` asks.
+StepPlan plan_step(const ModelPlan& model, const ShardOptions& shard, const Layout& layout,
+                   const MethodPlan& method, const Workload& workload);
+
+// Ranks in one shard group of a plane with this placement.
+int group_size_of(const std::string& placement, bool trainable, const ShardOptions& shard,
+                  const Layout& layout);
+
+}  // namespace vax::train

@@ -1,0 +1,162 @@
+"""`vaccine plan` against runs of the program: memory by part as the run has measured it, bytes that
+a rank sends in a step, what the command needs and prints.
+"""
+
+import argparse
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from common import MAX_LENGTH, Checks, ProgramRuns, run
+from vaccine_parity import TRAINING, read_steps
+
+# Losses, norms and the like are left out of a plan: 16 numbers of 8 bytes a collective at most.
+SMALL_BYTES = 1024
+
+FULL = {"adapter.type": "none"}
+NODE = {"shard.frozen": "node", "shard.trainable": "node"}
+REPLICATE = {"shard.frozen": "replicate", "shard.trainable": "replicate"}
+PROBE = {"vaccine.probe_dtype": "bf16"}
+
+# name, ranks, options of both commands
+CASES = [
+    ("LoRA", 1, {}),
+    ("LoRA, replicate", 2, REPLICATE),
+    ("LoRA, bf16 probe", 2, PROBE),
+    ("full", 2, FULL),
+    ("full, node", 2, FULL | NODE),
+    ("full, groups of one", 2, FULL | {"shard.group_size": 1}),
+    ("full, bf16 probe, micro-batches", 2, FULL | PROBE | {"train.micro_batch": 1}),
+    ("full, bf16, sft", 2, FULL | {"model.dtype": "bf16", "train.method": "sft"}),
+]
+EXACT_PARTS = ["weights", "slots", "gradients", "optimizer", "drift"]
+
+
+def memory_of(output):
+    """Planned and measured bytes by part, of the run that wrote `output`."""
+    events = map(json.loads, (output / "run.jsonl").read_text().splitlines())
+    (memory,) = [event for event in events if event["event"] == "memory"]
+    return memory["parts"], memory["process_bytes"]
+
+
+def plan(runs, model, options):
+    flags = [part for name, value in options.items() for part in (f"--{name}", value)]
+    return run([runs.program, "plan", "--model.path", model, *flags])
+
+
+def parse_bytes(text):
+    """Bytes by name of each section: memory, then traffic; "in all" is a name too."""
+    units = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+    sections = []
+    for line in text.splitlines():
+        if not line.startswith("  "):
+            sections.append({})
+            continue
+        name, (number, unit) = " ".join(line.split()[:-2]), line.split()[-2:]
+        sections[-1][name] = float(number) * units[unit]
+    return sections[-2:]
+
+
+def compare_memory(checks, where, output, planned):
+    parts, process_bytes = memory_of(output)
+    for name in EXACT_PARTS:
+        of_part = parts[name]
+        checks.true(of_part["planned_bytes"] == of_part["measured_bytes"], f"{where}: {name}: "
+                    f"{of_part}")
+    # The plan is for the longest rows together, in which no batch of the run need have them.
+    for name in ("activations", "perturbation"):
+        of_part = parts[name]
+        checks.true(0.5 * of_part["planned_bytes"] <= of_part["measured_bytes"]
+                    <= 1.02 * of_part["planned_bytes"] + scratch_of(name, where),
+                    f"{where}: {name}: {of_part}")
+    # The subcommand takes every row to be as long as it may be, and measures no drift.
+    for name, bytes_of_part in planned.items():
+        if name in ("weights", "slots", "gradients", "optimizer"):
+            checks.true(abs(bytes_of_part - parts[name]["planned_bytes"]) <= 0.05 * 2**10 + 1,
+                        f"{where}: `vaccine plan` says {bytes_of_part} of {name}")
+    checks.true(process_bytes > sum(part["measured_bytes"] for part in parts.values()),
+                f"{where}: process_bytes {process_bytes}")
+
+
+def scratch_of(name, where):
+    """What the bf16 library keeps while it multiplies, much beside so small a model."""
+    return 2**18 if name == "activations" and "bf16" in where else 0
+
+
+def compare_traffic(checks, where, output, planned):
+    """Of the second step: the first gathers frozen weights that later ones find."""
+    sent = read_steps(output)[1]["comm_bytes"]
+    total = planned.get("in all", 0)
+    checks.true(-0.05 * 2**10 - 1 <= sent - total <= SMALL_BYTES,
+                f"{where}: sent {sent} bytes, planned {total}")
+
+
+def runs_as_planned(checks, runs):
+    for where, num_ranks, options in CASES:
+        full = "adapter.type" in options
+        start = {} if full else {"adapter.init": runs.adapter, "adapter.dropout": 0.1}
+        output = runs.align(TRAINING | start | options | {"train.max_steps": 2,
+                                                          "train.epochs": None}, num_ranks)
+        lora = {} if full else {"adapter.r": 4}  # as the initial adapter has it
+        text = plan(runs, runs.base, options | lora | {"plan.ranks": num_ranks,
+                                                       "data.max_length": MAX_LENGTH})
+        memory, traffic = parse_bytes(text)
+        compare_memory(checks, where, output, memory)
+        compare_traffic(checks, where, output, traffic)
+
+
+def needs_a_configuration_only(checks, runs):
+    """No weights, no tokenizer, no data; ranks that are not there."""
+    alone = runs.work / "alone"
+    alone.mkdir()
+    shutil.copy(runs.base / "config.json", alone)
+    options = FULL | {"plan.ranks": 64, "plan.ranks_per_node": 8}
+    text = plan(runs, alone, options)
+    checks.true(text == plan(runs, runs.base, options), "plan reads more than config.json")
+    checks.true("64 ranks, 8 a node" in text and "trainable" in text, text)
+    schedule = run([runs.program, "plan", "--schedule", "--model.path", alone,
+                    "--adapter.type", "none", "--plan.ranks", 2])
+    checks.true("trainable: 2 slots" in schedule and "nothing is gathered" in schedule, schedule)
+    for word in ("embed", "head", "layers.0"):
+        checks.true(word in schedule, f"--schedule names no unit like {word}: {schedule}")
+    checks.true("slots" not in plan(runs, alone, FULL | {"plan.ranks": 1}),
+                "one rank needs no slots")
+
+
+def refuses(checks, runs):
+    for options, message in [
+            ({"plan.ranks": 6, "plan.ranks_per_node": 4},
+             "plan.ranks_per_node: expected a divisor"),
+            ({"plan.ranks": 6, "shard.group_size": 4}, "shard.group_size: expected a divisor"),
+            ({"vaccine.layers": 7}, "vaccine.layers: expected layers in [0, 1]")]:
+        flags = [part for name, value in options.items() for part in (f"--{name}", value)]
+        output = run_and_read_errors([runs.program, "plan", "--model.path", runs.base, *flags])
+        checks.true(message in output, f"{options}: {output}")
+    output = run_and_read_errors([runs.program, "align", "--schedule"])
+    checks.true("unknown option --schedule" in output, output)
+
+
+def run_and_read_errors(arguments):
+    """Of a program that must find its input wrong: exit code 2."""
+    return run(["sh", "-c", '"$@" 2>&1', "sh", *arguments], expected_exit=2)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--vaccine", required=True, type=Path)
+    parser.add_argument("--mpiexec", required=True)
+    parser.add_argument("--numproc-flag", required=True)
+    arguments = parser.parse_args()
+    checks = Checks()
+    with tempfile.TemporaryDirectory() as directory:
+        launcher = [arguments.mpiexec, "--oversubscribe", arguments.numproc_flag]
+        runs = ProgramRuns(Path(directory), arguments.vaccine, 10, launcher)
+        runs_as_planned(checks, runs)
+        needs_a_configuration_only(checks, runs)
+        refuses(checks, runs)
+    checks.finish()
+
+
+if __name__ == "__main__":
+    main()
