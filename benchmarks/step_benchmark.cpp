@@ -128,11 +128,11 @@ void run(const Shape& shape) {
       plane->units().shard(i).normal_(0, 0.02);
     }
   train::ShardedWeights weights(frozen, trainable, std::nullopt);
-  dist::ShardedGradients gradients(*group, trainable.unit_counts(), at::kCPU);
+  dist::ShardedGradients gradients(*group, trainable.unit_layout(), at::kCPU);
   train::ShardedGradientSink sink(trainable, gradients);
   const TrainOptions options;
-  const train::StepContext context{.llama = llama,
-                                   .weights = weights,
+  const train::StepContext context{.update = {.llama = llama, .weights = weights},
+                                   .probe = {.llama = llama, .weights = weights},
                                    .gradients = sink,
                                    .world = *group,
                                    .train = options,
