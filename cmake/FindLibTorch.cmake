@@ -3,8 +3,9 @@
 # Input   LIBTORCH_ROOT   a LibTorch or torch package directory (it holds include/ and lib/);
 #                         default: the project's .venv, as made by scripts/setup.sh
 # Output  LibTorch_FOUND, LibTorch_VERSION, LibTorch_WITH_CUDA
-#         targets LibTorch::cpu (libtorch_cpu + libc10) and, where the build has it,
-#         LibTorch::cuda (libtorch_cuda + libc10_cuda)
+#         targets LibTorch::cpu (libtorch_cpu + libc10), LibTorch::openmp (the OpenMP runtime that
+#         it uses: its own copy where it brings one, else the compiler's) and, where the build has
+#         it, LibTorch::cuda (libtorch_cuda + libc10_cuda)
 set(LIBTORCH_ROOT "" CACHE PATH "LibTorch directory (with include/ and lib/); empty: the project's .venv")
 
 set(_libtorch_hints ${LIBTORCH_ROOT} $ENV{LIBTORCH_ROOT})
@@ -50,6 +51,17 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::cpu)
                INTERFACE_INCLUDE_DIRECTORIES
                "${LibTorch_INCLUDE_DIR};${LibTorch_INCLUDE_DIR}/torch/csrc/api/include"
                INTERFACE_LINK_LIBRARIES LibTorch::c10)
+  get_filename_component(_libtorch_lib_dir "${LibTorch_CPU_LIBRARY}" DIRECTORY)
+  file(GLOB _libtorch_openmp "${_libtorch_lib_dir}/libgomp*.so*" "${_libtorch_lib_dir}/libiomp5.so")
+  if(_libtorch_openmp)
+    list(GET _libtorch_openmp 0 _libtorch_openmp)
+    add_library(LibTorch::openmp SHARED IMPORTED)
+    set_target_properties(LibTorch::openmp PROPERTIES IMPORTED_LOCATION "${_libtorch_openmp}")
+  else()
+    find_package(OpenMP REQUIRED COMPONENTS CXX)
+    add_library(LibTorch::openmp INTERFACE IMPORTED)
+    target_link_libraries(LibTorch::openmp INTERFACE ${OpenMP_CXX_LIBRARIES})
+  endif()
   if(LibTorch_CUDA_LIBRARY AND LibTorch_C10_CUDA_LIBRARY)
     set(LibTorch_WITH_CUDA TRUE)
     add_library(LibTorch::cuda SHARED IMPORTED)

@@ -1,6 +1,5 @@
 // vaccine init: a Hugging Face Llama directory with random weights. Every number is a function of
 // seed, parameter name and element, so the directory is the same whatever wrote it.
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -18,6 +17,7 @@
 #include "io/huggingface_writer.h"
 #include "model/llama_config.h"
 #include "model/llama_layout.h"
+#include "ops/parallel.h"
 
 namespace vax::app {
 namespace {
@@ -33,21 +33,21 @@ Start start_of(const FlatMember& member) {
 
 // Elements [first, first + values.size()) of a tensor drawn from N(0, deviation). first % 4 == 0.
 void draw_normal(std::span<float> values, int64_t first, PhiloxKey key, float deviation) {
-  at::parallel_for(0, ceil_div<int64_t>(narrow<int64_t>(values.size()), 4), 4096,
-                   [&](int64_t begin, int64_t end) {
-                     for (int64_t quad = begin; quad < end; ++quad) {
-                       const auto index = static_cast<uint64_t>(first / 4 + quad);
-                       const PhiloxCounter bits = philox4x32(
-                           {static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32), 0, 0},
-                           key);
-                       const auto low = normal_pair(bits[0], bits[1]);
-                       const auto high = normal_pair(bits[2], bits[3]);
-                       const float four[] = {low[0], low[1], high[0], high[1]};
-                       const auto at = static_cast<size_t>(4 * quad);
-                       for (size_t i = 0; i < 4 && at + i < values.size(); ++i)
-                         values[at + i] = deviation * four[i];
-                     }
-                   });
+  ops::parallel_for(
+      0, ceil_div<int64_t>(narrow<int64_t>(values.size()), 4), 4096,
+      [&](int64_t begin, int64_t end) {
+        for (int64_t quad = begin; quad < end; ++quad) {
+          const auto index = static_cast<uint64_t>(first / 4 + quad);
+          const PhiloxCounter bits = philox4x32(
+              {static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32), 0, 0}, key);
+          const auto low = normal_pair(bits[0], bits[1]);
+          const auto high = normal_pair(bits[2], bits[3]);
+          const float four[] = {low[0], low[1], high[0], high[1]};
+          const auto at = static_cast<size_t>(4 * quad);
+          for (size_t i = 0; i < 4 && at + i < values.size(); ++i)
+            values[at + i] = deviation * four[i];
+        }
+      });
 }
 
 // Hands the tensor out in chunks of its stored type.

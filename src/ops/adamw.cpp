@@ -3,12 +3,12 @@
 #include "ops/adamw.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <cmath>
 
 #include "base/error.h"
 #include "ops/kernels/table.h"
+#include "ops/parallel.h"
 
 namespace vax::ops {
 
@@ -36,8 +36,8 @@ void adamw_update(std::span<float> weight, std::span<const float> grad, std::spa
                        .step_size = static_cast<float>(options.lr / correction1),
                        .inv_sqrt_correction2 = static_cast<float>(1 / std::sqrt(correction2)),
                        .eps = static_cast<float>(options.eps)};
-  at::parallel_for(0, static_cast<int64_t>(weight.size()), 16384,
-                   [&](int64_t begin, int64_t end) { kernels().adamw(args, begin, end); });
+  parallel_for(0, static_cast<int64_t>(weight.size()), 16384,
+               [&](int64_t begin, int64_t end) { kernels().adamw(args, begin, end); });
 }
 
 }  // namespace vax::ops

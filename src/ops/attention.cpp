@@ -5,7 +5,6 @@
 #include "ops/attention.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 
@@ -13,6 +12,7 @@
 #include "base/narrow.h"
 #include "ops/float_rows.h"
 #include "ops/gemm.h"
+#include "ops/parallel.h"
 #include "ops/scratch.h"
 #include "ops/tensor_rows.h"
 
@@ -272,7 +272,7 @@ void attention_forward(const at::Tensor& qkv_TC, const AttentionShape& shape,
   const Problem problem(shape, offsets, qkv_TC, o_TC, lse_TH);
   const Rows o = mutable_rows(o_TC);
   float* lse = lse_TH.mutable_data_ptr<float>();
-  at::parallel_for(0, problem.num_tasks(), 1, [&](int64_t first, int64_t last) {
+  parallel_for(0, problem.num_tasks(), 1, [&](int64_t first, int64_t last) {
     Forward forward(problem, o, lse);
     for_tasks(problem, first, last, [&](const Task& task) { forward.run(task); });
   });
@@ -290,7 +290,7 @@ void attention_backward(const at::Tensor& do_TC, const at::Tensor& qkv_TC, const
   const ConstRows d_o = const_rows(do_TC);
   const Rows dqkv = mutable_rows(dqkv_TC);
   const float* lse = lse_TH.const_data_ptr<float>();
-  at::parallel_for(0, problem.num_tasks(), 1, [&](int64_t first, int64_t last) {
+  parallel_for(0, problem.num_tasks(), 1, [&](int64_t first, int64_t last) {
     Backward backward(problem, d_o, lse, dqkv);
     for_tasks(problem, first, last, [&](const Task& task) { backward.run(task); });
   });

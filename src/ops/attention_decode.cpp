@@ -1,12 +1,12 @@
 // Generation: one query row per head, so the products with the cache are thin and memory-bound.
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 
 #include "base/error.h"
 #include "ops/attention.h"
 #include "ops/float_rows.h"
+#include "ops/parallel.h"
 #include "ops/scratch.h"
 #include "ops/tensor_rows.h"
 
@@ -111,7 +111,7 @@ void attention_decode(const at::Tensor& q_BC, const at::Tensor& k_cache, const a
   const ConstRows q = const_rows(q_BC);
   const Rows o = mutable_rows(o_BC);
   const int64_t num_tasks = std::ssize(slots) * shape.num_kv_heads;
-  at::parallel_for(0, num_tasks, 1, [&](int64_t first, int64_t last) {
+  parallel_for(0, num_tasks, 1, [&](int64_t first, int64_t last) {
     Decode decode(shape, q, o);
     for (int64_t task = first; task < last; ++task) {
       const int64_t token = task / shape.num_kv_heads, kv_head = task % shape.num_kv_heads;

@@ -3,7 +3,6 @@
 #include "ops/dropout.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <cmath>
 #include <vector>
@@ -12,6 +11,7 @@
 #include "base/narrow.h"
 #include "base/philox.h"
 #include "ops/dropout_mask.h"
+#include "ops/parallel.h"
 #include "ops/tensor_rows.h"
 
 namespace vax::ops {
@@ -41,7 +41,7 @@ void dropout(const at::Tensor& x_TD, const DropoutKey& key, at::Tensor& y_TD) {
   const ConstRows x = const_rows(x_TD);
   const Rows y = mutable_rows(y_TD);
   const int64_t cols = x_TD.size(1);
-  at::parallel_for(0, x_TD.size(0), grain_rows(cols), [&](int64_t begin, int64_t end) {
+  parallel_for(0, x_TD.size(0), grain_rows(cols), [&](int64_t begin, int64_t end) {
     std::vector<uint8_t> bits(static_cast<size_t>(mask.row_bytes()));
     for (int64_t row = begin; row < end; ++row) {
       if (mask.active()) mask.draw(row, row + 1, bits.data());

@@ -2,9 +2,9 @@
 #include "ops/embedding.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include "base/error.h"
+#include "ops/parallel.h"
 #include "ops/tensor_rows.h"
 
 namespace vax::ops {
@@ -28,7 +28,7 @@ void embedding_forward(std::span<const int64_t> ids, const at::Tensor& w_VD, at:
   check_tensor(x_TD, "x", {num_tokens, cols}, Types::kFloat);
   const ConstRows table = const_rows(w_VD);
   const Rows x = mutable_rows(x_TD);
-  at::parallel_for(0, num_tokens, grain_rows(cols), [&](int64_t begin, int64_t end) {
+  parallel_for(0, num_tokens, grain_rows(cols), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const ConstRows row = from(table, ids[static_cast<size_t>(t)]);
       kernels().convert({.cols = cols, .src = row, .dst = from(x, t)}, 1);
@@ -50,7 +50,7 @@ void embedding_backward(const at::Tensor& dx_TD, std::span<const int64_t> ids, a
   float* dw = dw_VD.mutable_data_ptr<float>();
   const int64_t dx_stride = dx_TD.stride(0), dw_stride = dw_VD.stride(0);
   constexpr int64_t kFewestColumns = 64;
-  at::parallel_for(0, cols, kFewestColumns, [&](int64_t begin, int64_t end) {
+  parallel_for(0, cols, kFewestColumns, [&](int64_t begin, int64_t end) {
     for (int64_t t = 0; t < num_tokens; ++t) {
       const float* from = dx + t * dx_stride;
       float* to = dw + ids[static_cast<size_t>(t)] * dw_stride;

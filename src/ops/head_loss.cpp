@@ -3,7 +3,6 @@
 #include "ops/head_loss.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <vector>
@@ -11,6 +10,7 @@
 #include "base/error.h"
 #include "ops/linear.h"
 #include "ops/matmul.h"
+#include "ops/parallel.h"
 #include "ops/tensor_rows.h"
 
 namespace vax::ops {
@@ -69,7 +69,7 @@ double head_loss(const at::Tensor& x_ND, const at::Tensor& w_VD, std::span<const
                                 .targets = targets.data() + begin,
                                 .scale = static_cast<float>(loss_scale),
                                 .with_gradient = dx_ND.defined() || dw_VD.defined()};
-    at::parallel_for(0, rows, 1, [&](int64_t first, int64_t last) {
+    parallel_for(0, rows, 1, [&](int64_t first, int64_t last) {
       kernels().cross_entropy(args, first, last, losses.data() + begin);
     });
     if (dx_ND.defined()) {

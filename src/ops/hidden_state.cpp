@@ -2,12 +2,12 @@
 #include "ops/hidden_state.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <numeric>
 #include <vector>
 
 #include "base/error.h"
+#include "ops/parallel.h"
 #include "ops/tensor_rows.h"
 
 namespace vax::ops {
@@ -29,8 +29,8 @@ void residual_add(const at::Tensor& x_TD, const at::Tensor& e_TD, at::Tensor& h_
                            .added = const_rows(e_TD),
                            .scale = 1,
                            .h = mutable_rows(h_TD)};
-  at::parallel_for(0, x_TD.size(0), grain_rows(args.cols),
-                   [&](int64_t begin, int64_t end) { kernels().add_scaled(args, begin, end); });
+  parallel_for(0, x_TD.size(0), grain_rows(args.cols),
+               [&](int64_t begin, int64_t end) { kernels().add_scaled(args, begin, end); });
 }
 
 double copy_with_squares(const at::Tensor& grad_TD, at::Tensor& kept_TD) {
@@ -41,7 +41,7 @@ double copy_with_squares(const at::Tensor& grad_TD, at::Tensor& kept_TD) {
   const ConstRows grad = const_rows(grad_TD);
   const Rows kept = mutable_rows(kept_TD);
   std::vector<float> squares(static_cast<size_t>(grad_TD.size(0)));
-  at::parallel_for(0, grad_TD.size(0), grain_rows(cols), [&](int64_t begin, int64_t end) {
+  parallel_for(0, grad_TD.size(0), grain_rows(cols), [&](int64_t begin, int64_t end) {
     kernels().copy_with_squares(cols, from(grad, begin), from(kept, begin), end - begin,
                                 squares.data() + begin);
   });
@@ -62,8 +62,8 @@ void add_scaled(const at::Tensor& kept_TD, double scale, at::Tensor& h_TD) {
                            .added = const_rows(kept_TD),
                            .scale = factor,
                            .h = mutable_rows(h_TD)};
-  at::parallel_for(0, h_TD.size(0), grain_rows(args.cols),
-                   [&](int64_t begin, int64_t end) { kernels().add_scaled(args, begin, end); });
+  parallel_for(0, h_TD.size(0), grain_rows(args.cols),
+               [&](int64_t begin, int64_t end) { kernels().add_scaled(args, begin, end); });
 }
 
 CosineSums cosine_sums(const at::Tensor& a_TD, const at::Tensor& b_TD) {
@@ -74,7 +74,7 @@ CosineSums cosine_sums(const at::Tensor& a_TD, const at::Tensor& b_TD) {
   const int64_t rows = a_TD.dim() == 1 ? 1 : a_TD.size(0), cols = a_TD.size(-1);
   const ConstRows a = const_rows(a_TD), b = const_rows(b_TD);
   std::vector<float> ab(static_cast<size_t>(rows)), aa(ab.size()), bb(ab.size());
-  at::parallel_for(0, rows, grain_rows(cols), [&](int64_t begin, int64_t end) {
+  parallel_for(0, rows, grain_rows(cols), [&](int64_t begin, int64_t end) {
     const ConstRows a_rows = from(a, begin), b_rows = from(b, begin);
     kernels().row_dots(a_rows, b_rows, end - begin, cols, ab.data() + begin);
     kernels().row_dots(a_rows, a_rows, end - begin, cols, aa.data() + begin);

@@ -3,10 +3,10 @@
 #include "ops/linear.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include "base/error.h"
 #include "ops/matmul.h"
+#include "ops/parallel.h"
 #include "ops/tensor_rows.h"
 
 namespace vax::ops {
@@ -61,7 +61,7 @@ void linear_backward_bias(const at::Tensor& dy_TO, at::Tensor& db_O, bool accumu
   if (!accumulate) db_O.zero_();
   const int64_t num_rows = dy_TO.size(0);
   float* db = db_O.mutable_data_ptr<float>();
-  at::parallel_for(0, dy_TO.size(1), grain_rows(num_rows), [&](int64_t begin, int64_t end) {
+  parallel_for(0, dy_TO.size(1), grain_rows(num_rows), [&](int64_t begin, int64_t end) {
     kernels().column_sums(const_rows(dy_TO), num_rows, begin, end, db);
   });
 }

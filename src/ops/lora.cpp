@@ -4,7 +4,6 @@
 #include "ops/lora.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <vector>
@@ -13,6 +12,7 @@
 #include "base/narrow.h"
 #include "ops/dropout_mask.h"
 #include "ops/float_rows.h"
+#include "ops/parallel.h"
 #include "ops/scratch.h"
 #include "ops/tensor_rows.h"
 
@@ -159,7 +159,7 @@ void lora_forward(const at::Tensor& x_TI, const at::Tensor& a_RI, const at::Tens
   float* u = u_TR.mutable_data_ptr<float>();
   const int64_t rank = shape.rank;
   const int64_t num_blocks = ceil_div(shape.num_tokens, kSubBlock);
-  at::parallel_for(0, num_blocks, 1, [&](int64_t first, int64_t last) {
+  parallel_for(0, num_blocks, 1, [&](int64_t first, int64_t last) {
     SubBlockMask bits(mask);
     FloatRows float_x;
     FloatScratch su(static_cast<size_t>(kSubBlock * rank));
@@ -224,7 +224,7 @@ void lora_backward(const at::Tensor& dy_TO, const at::Tensor& x_TI, const at::Te
   const int64_t size = backward.partial_size();
   const RowBlocks blocks = row_blocks(shape.num_tokens, size);
   FloatScratch partials(static_cast<size_t>(blocks.count * size));
-  at::parallel_for(0, blocks.count, 1, [&](int64_t first, int64_t last) {
+  parallel_for(0, blocks.count, 1, [&](int64_t first, int64_t last) {
     for (int64_t block = first; block < last; ++block) {
       backward.run(blocks.begin(block), blocks.end(block), partials.data() + block * size);
     }

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/narrow.h"
+#include "ops/parallel.h"
 #include "ops/scratch.h"
 #include "ops/tensor_rows.h"
 
@@ -86,13 +87,13 @@ class PackedGemm {
     if (args_.scratch != nullptr) {
       body(0, count);
     } else {
-      at::parallel_for(0, count, grain, body);
+      parallel_for(0, count, grain, body);
     }
   }
 
   void multiply_span(const float* packed, int64_t word, int64_t depth) const {
     const Side& side = streamed();
-    const bool alone = args_.scratch != nullptr || at::in_parallel_region();
+    const bool alone = args_.scratch != nullptr || !may_run_parallel();
     const int64_t fitting = std::max<int64_t>(1, kBlockWords / (side.width * chunk_depth_));
     const int64_t num_blocks =
         round_up<int64_t>(ceil_div(side.panels(), fitting), alone ? 1 : at::get_num_threads());

@@ -36,7 +36,7 @@ struct GemmArgs {
   PanelScratch* scratch = nullptr;  // if given, the calling thread multiplies alone
 };
 
-// Runs on LibTorch's threads, on the calling one alone with a scratch or inside at::parallel_for.
+// Runs on LibTorch's threads, on the calling one alone with a scratch or inside parallel_for.
 // THROWS std::logic_error unless both operands have one type and, in bf16, lie with their rows
 // along the inner dimension (A transposed, B not), as those of a weight gradient do.
 void packed_gemm(const KernelTable& table, const GemmArgs& args);

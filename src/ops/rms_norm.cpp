@@ -3,9 +3,9 @@
 #include "ops/rms_norm.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include "base/error.h"
+#include "ops/parallel.h"
 #include "ops/scratch.h"
 #include "ops/tensor_rows.h"
 
@@ -33,16 +33,15 @@ void rms_norm_forward(const at::Tensor& x_TD, const at::Tensor& w_D, double eps,
                       at::Tensor& rstd_T) {
   RmsNormArgs args = checked_args(x_TD, w_D, rstd_T, y_TD);
   args.eps = static_cast<float>(eps);
-  at::parallel_for(0, x_TD.size(0), grain_rows(args.cols), [&](int64_t begin, int64_t end) {
-    kernels().rms_norm_forward(args, begin, end);
-  });
+  parallel_for(0, x_TD.size(0), grain_rows(args.cols),
+               [&](int64_t begin, int64_t end) { kernels().rms_norm_forward(args, begin, end); });
 }
 
 void rms_norm_apply(const at::Tensor& x_TD, const at::Tensor& w_D, const at::Tensor& rstd_T,
                     at::Tensor& y_TD) {
   const RmsNormArgs args = checked_args(x_TD, w_D, rstd_T, y_TD);
-  at::parallel_for(0, x_TD.size(0), grain_rows(args.cols),
-                   [&](int64_t begin, int64_t end) { kernels().rms_norm_apply(args, begin, end); });
+  parallel_for(0, x_TD.size(0), grain_rows(args.cols),
+               [&](int64_t begin, int64_t end) { kernels().rms_norm_apply(args, begin, end); });
 }
 
 void rms_norm_backward(const at::Tensor& dy_TD, const at::Tensor& x_TD, const at::Tensor& w_D,
@@ -62,7 +61,7 @@ void rms_norm_backward(const at::Tensor& dy_TD, const at::Tensor& x_TD, const at
                                  .rstd = rstd_T.const_data_ptr<float>(),
                                  .dx = mutable_rows(dx_TD)};
   if (!dw_D.defined()) {
-    at::parallel_for(0, num_rows, grain_rows(cols), [&](int64_t begin, int64_t end) {
+    parallel_for(0, num_rows, grain_rows(cols), [&](int64_t begin, int64_t end) {
       kernels().rms_norm_backward(args, begin, end, nullptr);
     });
     return;
@@ -70,7 +69,7 @@ void rms_norm_backward(const at::Tensor& dy_TD, const at::Tensor& x_TD, const at
   check_tensor(dw_D, "dw", {cols}, Types::kFloat);
   const RowBlocks blocks = row_blocks(num_rows, cols);
   FloatScratch partials(static_cast<size_t>(blocks.count * cols));
-  at::parallel_for(0, blocks.count, 1, [&](int64_t first, int64_t last) {
+  parallel_for(0, blocks.count, 1, [&](int64_t first, int64_t last) {
     for (int64_t block = first; block < last; ++block) {
       kernels().rms_norm_backward(args, blocks.begin(block), blocks.end(block),
                                   partials.data() + block * cols);

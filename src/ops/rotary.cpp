@@ -3,9 +3,9 @@
 #include "ops/rotary.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include "base/error.h"
+#include "ops/parallel.h"
 #include "ops/tensor_rows.h"
 
 namespace vax::ops {
@@ -43,8 +43,8 @@ void rotate(const at::Tensor& x_THK, const at::Tensor& cos_PK, const at::Tensor&
                         .angle_stride = half,
                         .positions = positions_T.const_data_ptr<int32_t>(),
                         .sign = sign};
-  at::parallel_for(0, num_tokens, grain_rows(num_heads * half * 2),
-                   [&](int64_t begin, int64_t end) { kernels().rotary(args, begin, end); });
+  parallel_for(0, num_tokens, grain_rows(num_heads * half * 2),
+               [&](int64_t begin, int64_t end) { kernels().rotary(args, begin, end); });
 }
 
 }  // namespace

@@ -2,9 +2,9 @@
 #include "ops/swiglu.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include "base/error.h"
+#include "ops/parallel.h"
 #include "ops/tensor_rows.h"
 
 namespace vax::ops {
@@ -17,8 +17,8 @@ void swiglu_forward(const at::Tensor& gate_up_TC, at::Tensor& y_TF) {
   check_same_type(gate_up_TC, "gate_up", y_TF, "y");
   const SwigluArgs args{
       .cols = cols, .dy = {}, .gate_up = const_rows(gate_up_TC), .out = mutable_rows(y_TF)};
-  at::parallel_for(0, num_rows, grain_rows(cols),
-                   [&](int64_t begin, int64_t end) { kernels().swiglu_forward(args, begin, end); });
+  parallel_for(0, num_rows, grain_rows(cols),
+               [&](int64_t begin, int64_t end) { kernels().swiglu_forward(args, begin, end); });
 }
 
 void swiglu_backward(const at::Tensor& dy_TF, const at::Tensor& gate_up_TC,
@@ -34,9 +34,8 @@ void swiglu_backward(const at::Tensor& dy_TF, const at::Tensor& gate_up_TC,
                         .dy = const_rows(dy_TF),
                         .gate_up = const_rows(gate_up_TC),
                         .out = mutable_rows(dgate_up_TC)};
-  at::parallel_for(0, num_rows, grain_rows(2 * cols), [&](int64_t begin, int64_t end) {
-    kernels().swiglu_backward(args, begin, end);
-  });
+  parallel_for(0, num_rows, grain_rows(2 * cols),
+               [&](int64_t begin, int64_t end) { kernels().swiglu_backward(args, begin, end); });
 }
 
 }  // namespace vax::ops

@@ -2,13 +2,13 @@
 #include "ops/tensor_rows.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cstddef>
 
 #include "base/error.h"
 #include "base/narrow.h"
+#include "ops/parallel.h"
 
 namespace vax::ops {
 namespace {
@@ -73,7 +73,7 @@ RowBlocks row_blocks(int64_t rows, int64_t partial_size) {
 }
 
 void add_partials(const PartialSums& partials, int64_t elements, float* sum, bool accumulate) {
-  at::parallel_for(0, elements, 16384, [&](int64_t begin, int64_t end) {
+  parallel_for(0, elements, 16384, [&](int64_t begin, int64_t end) {
     if (!accumulate) std::fill(sum + begin, sum + end, 0.0f);
     for (int64_t block = 0; block < partials.count; ++block) {
       const float* partial = partials.data + block * partials.stride;
