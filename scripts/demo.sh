@@ -8,9 +8,10 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
   cat <<'TEXT'
-usage: scripts/demo.sh [--seed N] [--output DIR] [--skip-setup]
+usage: scripts/demo.sh [--seed N] [--output DIR] [--probe] [--skip-setup]
   --seed N       of the initial weights, the order of the data and dropout (default 42)
   --output DIR   (default demo-output in the repository); a former demo's files there are replaced
+  --probe        a third arm: Vaccine with its first pass in bf16
   --skip-setup   use build/release/vaccine and .venv as they are
 TEXT
 }
@@ -24,6 +25,7 @@ marker=.vaccine-demo  # in every directory this script made; nothing else is eve
 
 parse_arguments() {
   skip_setup=no
+  with_probe=no
   while (($# > 0)); do
     case $1 in
       --seed | --output)
@@ -31,6 +33,7 @@ parse_arguments() {
         if [[ $1 == --seed ]]; then seed=$2; else output=$(realpath -m -- "$2"); fi
         shift
         ;;
+      --probe) with_probe=yes ;;
       --skip-setup) skip_setup=yes ;;
       -h | --help)
         usage
@@ -102,13 +105,15 @@ make_base() {
   stage eval-base "scoring the base model" evaluate base ""
 }
 
-# One arm of the comparison: align, score, attack, score, drift. `method` is sft or vaccine.
+# One arm of the comparison: align, score, attack, score, drift. METHOD names its directories,
+# CONFIG is sft or vaccine.
 run_method() {
-  local method=$1 label=$2
+  local method=$1 label=$2 config=$3
+  shift 3
   local aligned="$output/align-$method/adapter" attacked="$output/attack-$method/adapter"
   stage "align-$method" "$label: alignment on $ranks ranks" \
-    train align "demo-align-$method" "align-$method" \
-    --model.path "$base" --data.path "$world/align.jsonl"
+    train align "demo-align-$config" "align-$method" \
+    --model.path "$base" --data.path "$world/align.jsonl" "$@"
   stage "eval-align-$method" "$label: scores before the attack" \
     evaluate "align-$method" "$aligned"
   stage "attack-$method" "$label: fine-tuning on user data, 10 % harmful" \
@@ -133,8 +138,11 @@ main() {
   base="$output/pretrain/model"
   started=$SECONDS
   make_base
-  run_method sft "SFT"
-  run_method vaccine "Vaccine"
+  run_method sft "SFT" sft
+  run_method vaccine "Vaccine" vaccine
+  if [[ $with_probe == yes ]]; then
+    run_method vaccine-probe "Vaccine, bf16 pass 1" vaccine --vaccine.probe_dtype bf16
+  fi
   printf '[%4d s] all stages done\n\n' $((SECONDS - started))
   "$python" "$repository/tools/demo_table.py" "$output"
 }

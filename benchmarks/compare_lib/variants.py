@@ -84,14 +84,14 @@ def add_main_cell(variants, adapter, dtype, threads, is_widest):
 
 
 def add_rank_cell(variants, adapter, dtype):
-    """Everything sharded over the ranks; beside it frozen weights shared by the node's ranks, which
-    full-parameter training does not have."""
+    """Everything sharded over the ranks; beside it the large plane in memory that the node's ranks
+    share: the frozen weights, or with full parameters the trained ones."""
     cell = _Cell(variants, rank_cell_name(adapter, dtype), adapter, dtype, threads=1, ranks=RANKS)
     cell.add("vax", "sft", "", SHARDED)
     cell.add("fsdp2", "sft")
     if dtype == "fp32":
-        if adapter == "lora":
-            cell.add("vax", "sft", "-node", SHARDED | {"shard.frozen": "node"})
+        plane = "shard.frozen" if adapter == "lora" else "shard.trainable"
+        cell.add("vax", "sft", "-node", SHARDED | {plane: "node"})
         cell.add("vax", "vaccine", "", SHARDED)
 
 

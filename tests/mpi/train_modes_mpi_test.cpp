@@ -42,26 +42,14 @@ std::vector<Mode> modes() {
 
 class ModesTest : public ::testing::TestWithParam<Mode> {
  protected:
-  static void SetUpTestSuite() {
-    directory_ = std::make_unique<testing::SharedDirectory>(
-        dist::Communicator::world(), [](const std::filesystem::path& path) {
-          testing::write_tiny_model(path / "base", testing::tiny_config(), 1);
-          testing::write_tiny_model(path / "tied", testing::tiny_config(true), 1);
-          testing::write_tiny_adapter(path / "adapter", testing::tiny_config(),
-                                      testing::tiny_lora(), 2);
-        });
-  }
+  static void SetUpTestSuite() { directory_ = testing::step_models(); }
   static void TearDownTestSuite() { directory_.reset(); }
 
   static ModelRequest request(const ShardOptions& shard = {}) {
-    ModelRequest request;
+    ModelRequest request = testing::step_request(*directory_, GetParam().full_parameters);
     request.shard = shard;
-    request.train_base = GetParam().full_parameters;
     request.probe_dtype = GetParam().precision.probe;
-    request.model = {.path = (*directory_ / (request.train_base ? "tied" : "base")).string(),
-                     .dtype = GetParam().precision.dtype};
-    if (!request.train_base)
-      request.adapter = AdapterOptions{.init = (*directory_ / "adapter").string()};
+    request.model.dtype = GetParam().precision.dtype;
     return request;
   }
   // Two ranks a node where that divides the world: with four ranks, two nodes.
@@ -96,17 +84,7 @@ class ModesTest : public ::testing::TestWithParam<Mode> {
   }
 
   static void expect_shards_of(StepRun& run, StepRun& whole) {
-    for (int unit = 0; unit < run.num_units(); ++unit) {
-      const dist::Partition& part = run.partition(unit);
-      const at::Tensor actual = run.gradient(unit).narrow(0, 0, part.end - part.begin);
-      const at::Tensor expected = whole.gradient(unit).narrow(0, part.begin, part.end - part.begin);
-      const double largest = whole.gradient(unit).abs().max().item<double>();
-      ASSERT_GT(largest, 1e-6);
-      const double bound = GetParam().precision.bound * largest;
-      EXPECT_TRUE(at::allclose(actual, expected, 0, bound))
-          << "unit " << unit << ": off by "
-          << (actual - expected).abs().max().item<double>() / largest;
-    }
+    testing::expect_shards_of(run, whole, GetParam().precision.bound);
   }
   std::vector<PackedBatch> own_share(const Rows& rows, std::optional<int64_t> micro_batch) const {
     return rows.share(world_.rank(), world_.size(), micro_batch);

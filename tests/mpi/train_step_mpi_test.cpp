@@ -46,43 +46,19 @@ void add(StepOutcome& sum, const StepOutcome& other) {
 
 class TrainStepTest : public ::testing::TestWithParam<bool> {
  protected:
-  static void SetUpTestSuite() {
-    directory_ = std::make_unique<testing::SharedDirectory>(
-        dist::Communicator::world(), [](const std::filesystem::path& path) {
-          testing::write_tiny_model(path / "base", testing::tiny_config(), 1);
-          testing::write_tiny_model(path / "tied", testing::tiny_config(true), 1);
-          testing::write_tiny_adapter(path / "adapter", testing::tiny_config(),
-                                      testing::tiny_lora(), 2);
-        });
-  }
+  static void SetUpTestSuite() { directory_ = testing::step_models(); }
   static void TearDownTestSuite() { directory_.reset(); }
 
   // The parameter says: full parameters and a tied head, else LoRA.
-  static ModelRequest request() {
-    ModelRequest request;
-    request.train_base = GetParam();
-    request.model.path = (*directory_ / (request.train_base ? "tied" : "base")).string();
-    if (!request.train_base)
-      request.adapter = AdapterOptions{.init = (*directory_ / "adapter").string()};
-    return request;
-  }
+  static ModelRequest request() { return testing::step_request(*directory_, GetParam()); }
   std::unique_ptr<StepRun> parallel() {
     return std::make_unique<StepRun>(request(),
                                      make_mesh(world_, world_.split_by_node(), {}, false));
   }
 
-  // `whole` has every element of the gradient that `run` has its shards of.
   static void expect_shards_of(StepRun& run, StepRun& whole) {
-    for (int unit = 0; unit < run.num_units(); ++unit) {
-      const dist::Partition& part = run.partition(unit);
-      const at::Tensor actual = run.gradient(unit).narrow(0, 0, part.end - part.begin);
-      const at::Tensor expected = whole.gradient(unit).narrow(0, part.begin, part.end - part.begin);
-      // Sums of fp32 in another order, a few roundings deep in each of the three layers; relative
-      // to the largest element of the unit, as cancelled ones keep its absolute error.
-      const double largest = whole.gradient(unit).abs().max().item<double>();
-      ASSERT_GT(largest, 1e-6);
-      EXPECT_TRUE(at::allclose(actual, expected, 0, 1e-5 * largest)) << "unit " << unit;
-    }
+    // Sums of fp32 in another order, a few roundings deep in each of the three layers.
+    testing::expect_shards_of(run, whole, 1e-5);
   }
 
   void expect_definition(const VaccineOptions& options, int64_t num_rows, int num_micro_batches) {

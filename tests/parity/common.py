@@ -5,6 +5,7 @@ weights; no expected value is stored. Everything runs in fp32 on one thread, so 
 error is rounding and nothing else.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -280,3 +281,18 @@ class ProgramRuns:
         flags = [part for name, value in options.items() if value is not None
                  for part in (f"--{name}", value)]
         run([*mpi, self.program, subcommand, *flags])
+
+
+def program_arguments(description, **positional):
+    """The arguments of a test that runs the program under mpiexec; `positional`: name -> choices."""
+    parser = argparse.ArgumentParser(description=description)
+    for name, choices in positional.items():
+        parser.add_argument(name, choices=choices)
+    parser.add_argument("--vaccine", required=True, type=Path)
+    parser.add_argument("--mpiexec", required=True)
+    parser.add_argument("--numproc-flag", required=True)
+    return parser.parse_args()
+
+
+def launcher_of(arguments):
+    return [arguments.mpiexec, "--oversubscribe", arguments.numproc_flag]

@@ -2,13 +2,12 @@
 a rank sends in a step, what the command needs and prints.
 """
 
-import argparse
 import json
 import shutil
 import tempfile
 from pathlib import Path
 
-from common import MAX_LENGTH, Checks, ProgramRuns, run
+from common import MAX_LENGTH, Checks, ProgramRuns, launcher_of, program_arguments, run
 from vaccine_parity import TRAINING, read_steps
 
 # Losses, norms and the like are left out of a plan: 16 numbers of 8 bytes a collective at most.
@@ -143,15 +142,10 @@ def run_and_read_errors(arguments):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--vaccine", required=True, type=Path)
-    parser.add_argument("--mpiexec", required=True)
-    parser.add_argument("--numproc-flag", required=True)
-    arguments = parser.parse_args()
+    arguments = program_arguments(__doc__)
     checks = Checks()
     with tempfile.TemporaryDirectory() as directory:
-        launcher = [arguments.mpiexec, "--oversubscribe", arguments.numproc_flag]
-        runs = ProgramRuns(Path(directory), arguments.vaccine, 10, launcher)
+        runs = ProgramRuns(Path(directory), arguments.vaccine, 10, launcher_of(arguments))
         runs_as_planned(checks, runs)
         needs_a_configuration_only(checks, runs)
         refuses(checks, runs)

@@ -3,11 +3,10 @@ cosine to the exact direction is measured, that measuring changes nothing, and t
 no probe of its own.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
-from common import Checks, ProgramRuns
+from common import Checks, ProgramRuns, launcher_of, program_arguments
 from vaccine_parity import TRAINING, read_steps, read_weights
 
 NUM_STEPS = 10  # two epochs of five steps
@@ -100,15 +99,10 @@ def bf16_training_has_no_probe(checks, runs, kind):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--vaccine", required=True, type=Path)
-    parser.add_argument("--mpiexec", required=True)
-    parser.add_argument("--numproc-flag", required=True)
-    arguments = parser.parse_args()
+    arguments = program_arguments(__doc__)
     checks = Checks()
     with tempfile.TemporaryDirectory() as directory:
-        launcher = [arguments.mpiexec, "--oversubscribe", arguments.numproc_flag]
-        runs = ProgramRuns(Path(directory), arguments.vaccine, 23, launcher)
+        runs = ProgramRuns(Path(directory), arguments.vaccine, 23, launcher_of(arguments))
         for kind in ("LoRA", "full parameters"):
             probe_in_bf16(checks, runs, kind)
             probe_on_ranks(checks, runs, kind)

@@ -5,13 +5,12 @@ gradient norms of every step and the final weights, on one and two ranks, for th
 weights, whole batches and micro-batches.
 """
 
-import argparse
 import math
 import tempfile
 from pathlib import Path
 
-from common import (GLOBAL_BATCH, VOCAB_SIZE, Checks, ProgramRuns, cross_entropy_sum, load_model,
-                    make_model, pad)
+from common import (GLOBAL_BATCH, VOCAB_SIZE, Checks, ProgramRuns, cross_entropy_sum, launcher_of,
+                    load_model, make_model, pad, program_arguments)
 import torch
 from safetensors.torch import load_file
 from transformers import Trainer, get_cosine_schedule_with_warmup
@@ -108,15 +107,10 @@ def check_that_differences_show(checks, base, batches, clip, trained, initial):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--vaccine", required=True, type=Path)
-    parser.add_argument("--mpiexec", required=True)
-    parser.add_argument("--numproc-flag", required=True)
-    arguments = parser.parse_args()
+    arguments = program_arguments(__doc__)
     checks = Checks()
     with tempfile.TemporaryDirectory() as directory:
-        launcher = [arguments.mpiexec, "--oversubscribe", arguments.numproc_flag]
-        runs = ProgramRuns(Path(directory), arguments.vaccine, NUM_ROWS, launcher)
+        runs = ProgramRuns(Path(directory), arguments.vaccine, NUM_ROWS, launcher_of(arguments))
         batches = runs.global_batches(EPOCHS)
         checks.true(len(batches) == NUM_STEPS and len(batches[-1]) < GLOBAL_BATCH,
                     "the data does not make the steps it should")

@@ -7,7 +7,6 @@ against each other.
   ranks          neither ranks, micro-batches nor the placement of the shards change a run
 """
 
-import argparse
 import json
 import math
 import tempfile
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common import (GLOBAL_BATCH, MAX_LENGTH, AttentionBoundary, Checks, ProgramRuns, adapter_name,
-                    cross_entropy_sum, load_model, pad)
+                    cross_entropy_sum, launcher_of, load_model, pad, program_arguments)
 import h5py
 import torch
 from peft import PeftModel
@@ -295,17 +294,12 @@ PARTS = {"transcription": (transcription, 23), "rho_zero": (rho_zero, 8), "ranks
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=PARTS)
-    parser.add_argument("--vaccine", required=True, type=Path)
-    parser.add_argument("--mpiexec", required=True)
-    parser.add_argument("--numproc-flag", required=True)
-    arguments = parser.parse_args()
+    arguments = program_arguments(__doc__, part=PARTS)
     part, num_rows = PARTS[arguments.part]
     checks = Checks()
     with tempfile.TemporaryDirectory() as directory:
-        launcher = [arguments.mpiexec, "--oversubscribe", arguments.numproc_flag]
-        part(checks, ProgramRuns(Path(directory), arguments.vaccine, num_rows, launcher))
+        part(checks, ProgramRuns(Path(directory), arguments.vaccine, num_rows,
+                                 launcher_of(arguments)))
     checks.finish()
 
 

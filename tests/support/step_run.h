@@ -3,8 +3,11 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <gtest/gtest.h>
 
 #include <cstdint>
+#include <filesystem>
+#include <memory>
 #include <numeric>
 #include <optional>
 #include <utility>
@@ -105,5 +108,39 @@ struct Rows {
     return data::pack_share(dataset, rows, rank, size, micro_batch);
   }
 };
+
+// The directories that steps start from: base, tied, adapter. For a test suite's life. COLLECTIVE.
+inline std::unique_ptr<SharedDirectory> step_models() {
+  return std::make_unique<SharedDirectory>(
+      dist::Communicator::world(), [](const std::filesystem::path& path) {
+        write_tiny_model(path / "base", tiny_config(), 1);
+        write_tiny_model(path / "tied", tiny_config(true), 1);
+        write_tiny_adapter(path / "adapter", tiny_config(), tiny_lora(), 2);
+      });
+}
+
+// Full parameters and a tied head, else LoRA.
+inline train::ModelRequest step_request(const SharedDirectory& models, bool full_parameters) {
+  train::ModelRequest request;
+  request.train_base = full_parameters;
+  request.model.path = (models / (full_parameters ? "tied" : "base")).string();
+  if (!full_parameters) request.adapter = AdapterOptions{.init = (models / "adapter").string()};
+  return request;
+}
+
+// `whole` has every element of the gradient that `run` has its shards of; `bound` is relative to
+// the largest element of the unit, as cancelled ones keep its absolute error.
+inline void expect_shards_of(StepRun& run, StepRun& whole, double bound) {
+  for (int unit = 0; unit < run.num_units(); ++unit) {
+    const dist::Partition& part = run.partition(unit);
+    const at::Tensor actual = run.gradient(unit).narrow(0, 0, part.end - part.begin);
+    const at::Tensor expected = whole.gradient(unit).narrow(0, part.begin, part.end - part.begin);
+    const double largest = whole.gradient(unit).abs().max().item<double>();
+    ASSERT_GT(largest, 1e-6);
+    EXPECT_TRUE(at::allclose(actual, expected, 0, bound * largest))
+        << "unit " << unit << ": off by "
+        << (actual - expected).abs().max().item<double>() / largest;
+  }
+}
 
 }  // namespace vax::testing
