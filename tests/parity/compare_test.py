@@ -90,7 +90,7 @@ class PlanTest(unittest.TestCase):
             "Vaccine / SFT with recomputation": 4,  # two threads
             "Vaccine with pass 1 in bf16 / SFT": 4,
             "two ranks against one, sft": 4, "two ranks against one, vaccine": 2,
-            "two ranks against one, sft, node": 1, "two ranks against FSDP2": 1,
+            "two ranks against one, sft, node": 2, "two ranks against FSDP2": 1,
             "sharded with one rank / unsharded": 4,
             "peak memory against Python, sft": 2, "peak memory against Python, vaccine": 2}
         self.assertEqual({row: rows.count(row) for row in rows}, expected)

@@ -1,5 +1,5 @@
-// Loops over threads: every element once, in ranges of the grain, on as many threads as LibTorch was
-// told; serial inside another loop; exceptions come out.
+// Loops over threads: every element once, in ranges of the grain, on as many threads as LibTorch
+// was told; serial inside another loop; exceptions come out.
 #include "ops/parallel.h"
 
 #include <ATen/Parallel.h>
