@@ -160,13 +160,13 @@ void bench_gradients(benchmark::State& state, const Bench& bench, int64_t num_by
   layout[0].add_group(0, {{.name = "weight", .shape = {num_bytes / 4}}});
   dist::ShardedGradients gradients(bench.group, layout, at::kCPU, shared ? &bench.world : nullptr);
   for (int buffer = 0; buffer < dist::kNodeGradientBuffers; ++buffer) {
-    gradients.acquire_buffer(0).flat.zero_();  // touches the pages
+    gradients.acquire(0).flat.zero_();  // touches the pages
     gradients.release(0);
   }
   gradients.finish();
   const double seconds = timed(state, bench.group, [&] {
     gradients.zero();
-    gradients.acquire_buffer(0);
+    gradients.acquire(0);
     gradients.release(0);
     gradients.finish();
   });

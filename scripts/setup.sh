@@ -40,6 +40,8 @@ missing_system_packages() {
 }
 
 install_system_packages() {
+  # CI compiles the benchmark programs, so that they keep up with the code.
+  if [[ $with_tests == ON ]]; then system_packages+=(libbenchmark-dev); fi
   if ! command -v dpkg-query >/dev/null; then
     say "not a Debian system: please see to ${system_packages[*]} (names of Debian 12)"
     return

@@ -223,7 +223,7 @@ ShardedGradients::ShardedGradients(Collectives& group, const FlatLayout& layout,
 
 ShardedGradients::~ShardedGradients() = default;
 
-GradientBuffer ShardedGradients::acquire_buffer(int unit) {
+GradientBuffer ShardedGradients::acquire(int unit) {
   Impl& impl = *impl_;
   const Partition& partition = impl.partitions.at(unit);
   VAX_CHECK(!impl.held[unit], "gradient of unit ", unit, " is acquired twice");
@@ -241,12 +241,6 @@ GradientBuffer ShardedGradients::acquire_buffer(int unit) {
   at::Tensor flat = buffer.send.narrow(0, 0, partition.count);
   impl.clear_gaps(unit, flat);
   return {flat, false};
-}
-
-at::Tensor ShardedGradients::acquire(int unit) {
-  GradientBuffer buffer = acquire_buffer(unit);
-  if (!buffer.accumulate) buffer.flat.zero_();
-  return buffer.flat;
 }
 
 void ShardedGradients::release(int unit) {

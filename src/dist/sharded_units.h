@@ -93,7 +93,7 @@ struct GradientBuffer {
   bool accumulate = false;
 };
 
-// Gradients of the same units. acquire_buffer() hands out a flat fp32 buffer to write or add to;
+// Gradients of the same units. acquire() hands out a flat fp32 buffer to write or add to;
 // release() starts its reduce-scatter (sum over the group, in rank order), which is added to this
 // rank's fp32 gradient shard in the order of the releases: the result does not depend on timing.
 // Gaps between the groups of a unit read as zero and stay so: callers leave them alone.
@@ -116,9 +116,7 @@ class ShardedGradients {
   // At most two units at once, a unit once; it may be acquired again after its release
   // (micro-batches, a tied embedding). COLLECTIVE. BLOCKS host when all buffers are under way.
   // THROWS std::logic_error, CommError.
-  GradientBuffer acquire_buffer(int unit);
-  // The same, zeroed where it is to be written: the caller adds. [count], fp32.
-  at::Tensor acquire(int unit);
+  GradientBuffer acquire(int unit);
   void release(int unit);
   // All outstanding reductions are in the shards; those of units that nobody has released since
   // zero() are zero. BLOCKS host. COLLECTIVE.

@@ -115,7 +115,7 @@ model::UnitGradients& ShardedGradientSink::acquire(int unit) {
   const auto u = static_cast<size_t>(unit);
   model::UnitGradients& gradients = unit_gradients_[u];
   if (const int index = plane_.index_of(unit); index >= 0) {
-    const dist::GradientBuffer buffer = gradients_.acquire_buffer(index);
+    const dist::GradientBuffer buffer = gradients_.acquire(index);
     gradients.accumulate = buffer.accumulate;
     if (buffer.flat.const_data_ptr() != data_[u]) {
       data_[u] = buffer.flat.const_data_ptr();

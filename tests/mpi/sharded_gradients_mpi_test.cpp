@@ -29,6 +29,13 @@ at::Tensor contribution(int rank, int unit, int micro) {
          static_cast<float>(rank * 3 + unit + 5 * micro);
 }
 
+// The unit's buffer, to be added to.
+at::Tensor zeroed(ShardedGradients& gradients, int unit) {
+  GradientBuffer buffer = gradients.acquire(unit);
+  if (!buffer.accumulate) buffer.flat.zero_();
+  return buffer.flat;
+}
+
 at::Tensor expected_sum(int num_ranks, int unit, int num_micros) {
   at::Tensor sum = at::zeros({kUnitCounts[unit]});
   for (int micro = 0; micro < num_micros; ++micro)
@@ -53,7 +60,7 @@ void expect_shards(ShardedGradients& gradients, const Collectives& group, int nu
 
 void add_micro_batch(ShardedGradients& gradients, int rank, int micro) {
   for (int unit = kNumUnits - 1; unit >= 0; --unit) {
-    gradients.acquire(unit).add_(contribution(rank, unit, micro));
+    zeroed(gradients, unit).add_(contribution(rank, unit, micro));
     gradients.release(unit);
   }
 }
@@ -83,13 +90,13 @@ TEST(ShardedGradients, ChunkedReductionsGiveTheSame) {
 TEST(ShardedGradients, TwoUnitsAtOnceAndOneOfThemTwice) {
   const std::unique_ptr<Collectives> group = Communicator::world().make_collectives();
   ShardedGradients gradients(*group, kUnitCounts, at::kCPU);
-  const at::Tensor head = gradients.acquire(3);
-  const at::Tensor embedding = gradients.acquire(0);
+  const at::Tensor head = zeroed(gradients, 3);
+  const at::Tensor embedding = zeroed(gradients, 0);
   head.add_(contribution(group->rank(), 3, 0));
   embedding.add_(contribution(group->rank(), 0, 0));
   gradients.release(0);
   gradients.release(3);
-  gradients.acquire(0).add_(contribution(group->rank(), 0, 1));
+  zeroed(gradients, 0).add_(contribution(group->rank(), 0, 1));
   gradients.release(0);
   gradients.finish();
   const Partition part = make_partition(kUnitCounts[0], group->rank(), group->size());
@@ -101,7 +108,7 @@ TEST(ShardedGradients, TwoUnitsAtOnceAndOneOfThemTwice) {
 TEST(ShardedGradients, OneRankAddsStraightIntoTheShard) {
   const std::unique_ptr<Collectives> group = make_self_collectives();
   ShardedGradients gradients(*group, kUnitCounts, at::kCPU);
-  EXPECT_EQ(gradients.acquire(0).data_ptr(), gradients.shard(0).data_ptr());
+  EXPECT_EQ(zeroed(gradients, 0).data_ptr(), gradients.shard(0).data_ptr());
   gradients.release(0);
   EXPECT_EQ(gradients.num_bytes(), (97 + 1 + 240 + 31) * 4);
   EXPECT_EQ(group->statistics().num_calls, 0);
@@ -120,7 +127,7 @@ TEST(ShardedGradients, AdditionsHappenInAFixedOrder) {
   ShardedGradients gradients(*group, std::vector<int64_t>{count}, at::kCPU);
   at::Tensor expected = at::zeros({count});
   for (int micro = 0; micro < 6; ++micro) {
-    gradients.acquire(0).add_(values(group->rank(), micro));
+    zeroed(gradients, 0).add_(values(group->rank(), micro));
     gradients.release(0);
     at::Tensor sum = values(0, micro);
     for (int rank = 1; rank < group->size(); ++rank) sum += values(rank, micro);
@@ -169,7 +176,7 @@ void for_each_group(const FlatUnit& unit, const at::Tensor& flat, auto action) {
 
 // As training does: members are written or added to, nothing else is touched.
 void put_gradient(ShardedGradients& gradients, const FlatLayout& layout, int unit, float value) {
-  const GradientBuffer buffer = gradients.acquire_buffer(unit);
+  const GradientBuffer buffer = gradients.acquire(unit);
   for_each_group(layout[unit], buffer.flat, [&](at::Tensor member, const FlatGroup& group) {
     const float v = value + static_cast<float>(group.role);
     buffer.accumulate ? member.add_(v) : member.fill_(v);
@@ -251,12 +258,12 @@ TEST_P(GradientBuffers, SayWhetherToAdd) {
   const bool alone = group_->size() == 1;  // the buffer is the shard
   for (int step = 0; step < 2; ++step) {
     gradients.zero();
-    EXPECT_FALSE(gradients.acquire_buffer(0).accumulate);
+    EXPECT_FALSE(gradients.acquire(0).accumulate);
     gradients.release(0);
-    EXPECT_EQ(gradients.acquire_buffer(0).accumulate, alone);
+    EXPECT_EQ(gradients.acquire(0).accumulate, alone);
     gradients.release(0);
     gradients.finish();
-    EXPECT_EQ(gradients.acquire_buffer(1).accumulate, alone);  // finish() has made it zero
+    EXPECT_EQ(gradients.acquire(1).accumulate, alone);  // finish() has made it zero
     gradients.release(1);
     gradients.finish();
   }
@@ -291,7 +298,7 @@ TEST(ShardedGradients, SharedMemoryAndMessagesGiveTheSameBits) {
   for (ShardedGradients* gradients : {&shared, &sent}) {
     for (int micro = 0; micro < 5; ++micro) {
       const at::Tensor index = at::arange(kCount, at::kFloat) + static_cast<float>(1000 * micro);
-      const GradientBuffer buffer = gradients->acquire_buffer(0);
+      const GradientBuffer buffer = gradients->acquire(0);
       const at::Tensor values = at::sin(index * (1.3f + static_cast<float>(group->rank())));
       at::Tensor member = buffer.flat.narrow(0, 0, kCount);
       buffer.accumulate ? member.add_(values) : member.copy_(values);

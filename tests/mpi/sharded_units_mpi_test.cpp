@@ -9,6 +9,7 @@
 
 #include "dist/communicator.h"
 #include "dist/sharded_units.h"
+#include "support/unit_values.h"
 
 namespace vax::dist {
 namespace {
@@ -20,20 +21,12 @@ constexpr int kNumUnits = 8;
 constexpr int64_t kLargest = 240;
 constexpr int kHeldAtOnce = 2;  // step_events() has a tied head
 
-// Element i of unit u in "version" v of the weights. Not exact in bf16, so that casts matter.
 at::Tensor whole_unit(int unit, int version) {
-  return at::arange(kUnitCounts[unit], at::kFloat) * 1.37f + static_cast<float>(unit * 100) +
-         static_cast<float>(version) * 0.11f;
+  return testing::unit_values(kUnitCounts[unit], unit, version);
 }
 
 void fill(ShardedUnits& units, int version) {
-  units.begin_update();
-  for (int unit = 0; unit < units.num_units(); ++unit) {
-    const Partition& part = units.partition(unit);
-    units.shard(unit)
-        .narrow(0, 0, part.end - part.begin)
-        .copy_(whole_unit(unit, version).narrow(0, part.begin, part.end - part.begin));
-  }
+  testing::write_unit_values(units, version);
   units.refresh();
 }
 
@@ -57,7 +50,7 @@ void run_step(ShardedUnits& units, const std::vector<UnitEvent>& events, int ver
       expect_unit(units.acquire(event.unit), event.unit, version, options);
     else
       units.release(event.unit);
-    if (testing::Test::HasFatalFailure()) return;
+    if (::testing::Test::HasFatalFailure()) return;
   }
 }
 

@@ -38,7 +38,7 @@ struct Optimized {
         testing::tiny_tensors(layout, 100 + static_cast<uint64_t>(number));
     gradients.zero();
     for (int unit = 0; unit < plane.num_layout_units(); ++unit) {
-      const at::Tensor flat = gradients.acquire(plane.index_of(unit));
+      const at::Tensor flat = gradients.acquire(plane.index_of(unit)).flat.zero_();
       if (unit % plane.group().size() == plane.group().rank())
         for (const FlatGroup& group : layout[static_cast<size_t>(unit)].groups)
           for (const FlatMember& member : group.members)

@@ -9,6 +9,7 @@
 
 #include "dist/communicator.h"
 #include "dist/sharded_units.h"
+#include "support/unit_values.h"
 
 namespace vax::dist {
 namespace {
@@ -16,21 +17,8 @@ namespace {
 const std::vector<int64_t> kUnitCounts = {230, 1, 0, 240, 211, 97};
 constexpr int kNumUnits = 6;
 
-// Not exact in bf16, so that casts matter.
 at::Tensor whole_unit(int unit, int version) {
-  return at::arange(kUnitCounts[unit], at::kFloat) * 1.37f + static_cast<float>(unit * 100) +
-         static_cast<float>(version) * 0.11f;
-}
-
-// Writes this rank's slices and nothing else.
-void write_shards(ShardedUnits& units, int version) {
-  units.begin_update();
-  for (int unit = 0; unit < units.num_units(); ++unit) {
-    const Partition& part = units.partition(unit);
-    units.shard(unit)
-        .narrow(0, 0, part.end - part.begin)
-        .copy_(whole_unit(unit, version).narrow(0, part.begin, part.end - part.begin));
-  }
+  return testing::unit_values(kUnitCounts[unit], unit, version);
 }
 
 void expect_units(ShardedUnits& units, int version, at::ScalarType shard, at::ScalarType gathered) {
@@ -49,7 +37,7 @@ void expect_units(ShardedUnits& units, int version, at::ScalarType shard, at::Sc
   }
 }
 
-class UnitViews : public testing::Test {
+class UnitViews : public ::testing::Test {
  protected:
   ShardedUnitsOptions options(at::ScalarType shard, at::ScalarType gathered, bool shared) const {
     return {.shard_dtype = shard, .gather_dtype = gathered, .node = shared ? &node_ : nullptr};
@@ -66,7 +54,7 @@ TEST_F(UnitViews, NodeSharedUnitsAreWholeWithoutTraffic) {
         std::pair(at::kBFloat16, at::kBFloat16), std::pair(at::kDouble, at::kFloat)}) {
     ShardedUnits units(*group_, kUnitCounts, options(shard, gathered, true));
     for (int version = 0; version < 3; ++version) {
-      write_shards(units, version);
+      testing::write_unit_values(units, version);
       units.refresh();
       expect_units(units, version, shard, gathered);
     }
@@ -89,7 +77,7 @@ TEST_F(UnitViews, NodeSharedMemoryIsCountedOncePerNode) {
 // All ranks read what one rank has written: there is one copy.
 TEST_F(UnitViews, NodeSharedUnitsAreViewsOfTheShards) {
   ShardedUnits units(*group_, kUnitCounts, options(at::kFloat, at::kFloat, true));
-  write_shards(units, 1);
+  testing::write_unit_values(units, 1);
   units.refresh();
   const Partition& part = units.partition(3);
   const at::Tensor unit = units.acquire(3);
@@ -123,7 +111,7 @@ TEST_F(UnitViews, SecondViewGathersTheSameShardsInItsOwnType) {
       ShardedUnits view(*other_group_, owner, view_options);
       EXPECT_EQ(view.shard_bytes(), 0);
       for (int version = 0; version < 3; ++version) {
-        write_shards(owner, version);
+        testing::write_unit_values(owner, version);
         owner.refresh();
         view.refresh();
         expect_units(view, version, at::kFloat, at::kBFloat16);
@@ -138,7 +126,7 @@ TEST_F(UnitViews, ViewMadeAfterTheShardsNeedsNoRefreshAndOutlivesTheOwner) {
   for (const bool shared : {false, true}) {
     auto owner = std::make_unique<ShardedUnits>(*group_, kUnitCounts,
                                                 options(at::kFloat, at::kFloat, shared));
-    write_shards(*owner, 5);
+    testing::write_unit_values(*owner, 5);
     owner->refresh();
     ShardedUnits view(*other_group_, *owner, options(at::kFloat, at::kBFloat16, shared));
     owner.reset();
@@ -152,7 +140,7 @@ TEST_F(UnitViews, UnchangedUnitsAreGatheredOnce) {
   ShardedUnitsOptions view_options = options(at::kFloat, at::kBFloat16, false);
   view_options.replicate = true;
   ShardedUnits view(*other_group_, owner, view_options);
-  write_shards(owner, 5);
+  testing::write_unit_values(owner, 5);
   owner.refresh();
   view.refresh();
   for (int pass = 0; pass < 2; ++pass) {

@@ -3,6 +3,7 @@ a rank sends in a step, what the command needs and prints.
 """
 
 import json
+import resource
 import shutil
 import tempfile
 from pathlib import Path
@@ -22,6 +23,7 @@ PROBE = {"vaccine.probe_dtype": "bf16"}
 CASES = [
     ("LoRA", 1, {}),
     ("LoRA, replicate", 2, REPLICATE),
+    ("LoRA, one S a micro-batch", 1, {"vaccine.norm_scope": "micro", "train.micro_batch": 1}),
     ("LoRA, bf16 probe", 2, PROBE),
     ("full", 2, FULL),
     ("full, node", 2, FULL | NODE),
@@ -74,6 +76,10 @@ def compare_memory(checks, where, output, planned):
         if name in ("weights", "slots", "gradients", "optimizer"):
             checks.true(abs(bytes_of_part - parts[name]["planned_bytes"]) <= 0.05 * 2**10 + 1,
                         f"{where}: `vaccine plan` says {bytes_of_part} of {name}")
+    # Not what this interpreter was before it became the program.
+    own_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    checks.true(process_bytes < 0.75 * own_bytes,
+                f"{where}: process_bytes {process_bytes}, the test's own {own_bytes}")
     checks.true(process_bytes > sum(part["measured_bytes"] for part in parts.values()),
                 f"{where}: process_bytes {process_bytes}")
 

@@ -144,6 +144,17 @@ TEST_F(RunFileTest, MemoryByItsPart) {
   EXPECT_EQ(reader.column("step"), (std::vector<double>{1}));
 }
 
+TEST_F(RunFileTest, MemoryIsRecordedOnce) {
+  RunFile file = create();
+  file.append(sample_memory());
+  EXPECT_THROW(file.append(sample_memory()), std::logic_error);
+  file.flush();
+  EXPECT_THROW(file.append(sample_memory()), std::logic_error);
+  file.append(sample_step(1));  // the file goes on
+  file.close();
+  EXPECT_EQ(Reader(path_).column("step"), (std::vector<double>{1}));
+}
+
 TEST_F(RunFileTest, ARunWithoutMemoryHasNoGroupOfIt) {
   create().close();
   EXPECT_FALSE(Reader(path_).has("memory"));

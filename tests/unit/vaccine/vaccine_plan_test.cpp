@@ -90,6 +90,7 @@ class StepRun {
                         batches_.size());
   }
   int64_t num_tokens() const { return num_tokens_; }
+  int64_t last_tokens() const { return batches_.back().num_tokens(); }
 
  private:
   static model::Llama make_llama(const Kind& kind, at::ScalarType type) {
@@ -210,6 +211,17 @@ TEST(VaccinePlan, KeepsWhatItSays) {
       EXPECT_GT(plan.kept_bytes + plan.kept_bytes_per_token, 0);
     }
   }
+}
+
+// One S a micro-batch: nothing is kept from one to the next.
+TEST(VaccinePlan, OfTheMicroScopeKeepsOneMicroBatch) {
+  StepRun run({.own_probe = false});
+  const VaccineOptions micro{.norm_scope = "micro"}, global;
+  const train::MethodPlan plan = run.plan(micro, {}, 1);
+  EXPECT_TRUE(plan.keeps_one_micro_batch);
+  EXPECT_FALSE(run.plan(global, {}, 1).keeps_one_micro_batch);
+  ASSERT_LT(run.last_tokens(), run.num_tokens());
+  EXPECT_EQ(run.run(micro, {}, 1).kept_bytes, plan.kept_bytes_per_token * run.last_tokens());
 }
 
 // A bf16 probe of the tiny model finds the direction nearly, and says so when asked only.
