@@ -33,7 +33,7 @@ fs::path parent_of(const fs::path& path) {
 void sync_tree(const fs::path& directory) {
   for (const auto& entry : fs::recursive_directory_iterator(directory))
     sync_path(entry.path(), entry.is_directory() ? O_RDONLY | O_DIRECTORY : O_RDONLY);
-  sync_path(directory, O_RDONLY | O_DIRECTORY);
+  sync_directory(directory);
 }
 
 // Runs `body`, removes `temporary` when it throws, and turns system errors into WriteError.
@@ -62,7 +62,7 @@ void publish_file(const fs::path& path, const std::function<void(const fs::path&
     write(temporary);
     sync_path(temporary, O_RDONLY);
     fs::rename(temporary, path);
-    sync_path(parent_of(path), O_RDONLY | O_DIRECTORY);
+    sync_directory(parent_of(path));
   });
 }
 
@@ -87,10 +87,12 @@ void publish_directory(const fs::path& path, const std::function<void(const fs::
     const fs::path old = temporary.string() + "-old";
     if (fs::exists(path)) fs::rename(path, old);
     fs::rename(temporary, path);
-    sync_path(parent_of(path), O_RDONLY | O_DIRECTORY);
+    sync_directory(parent_of(path));
     fs::remove_all(old);
   });
 }
+
+void sync_directory(const fs::path& directory) { sync_path(directory, O_RDONLY | O_DIRECTORY); }
 
 std::string read_file(const fs::path& path) {
   if (fs::is_directory(path))

@@ -22,6 +22,10 @@ void publish_text(const std::filesystem::path& path, std::string_view text);
 void publish_directory(const std::filesystem::path& path,
                        const std::function<void(const std::filesystem::path&)>& write);
 
+// Makes the names in a directory durable: what was created, renamed or removed there. THROWS
+// WriteError.
+void sync_directory(const std::filesystem::path& directory);
+
 // Whole file as bytes. THROWS DataError with the path and the system's reason.
 std::string read_file(const std::filesystem::path& path);
 

@@ -107,6 +107,17 @@ struct PlanOptions {
   bool schedule = false;                  // print the gathers of a step
 };
 
+struct CheckpointOptions {
+  int64_t interval = 0;         // steps; 0 = only on request
+  int64_t keep = 2;             // newest ones that pruning leaves, at least 2
+  std::string resume = "none";  // auto | none | PATH of a step-NNNNNN directory
+  // The trainable weights alone; false: the frozen ones too. true for lora, all are trained else.
+  std::optional<bool> adapter_only;
+  std::string path;                 // what `vaccine export` reads; empty: model.path alone
+  std::vector<std::string> signals = {"USR1", "TERM"};  // that ask for a checkpoint and a stop
+  double stop_limit_s = 300;  // from such a signal on; then the process ends itself
+};
+
 struct OutputOptions {
   std::string dir;
   int64_t log_interval = 1;  // steps between progress lines
@@ -116,6 +127,7 @@ struct RuntimeOptions {
   std::optional<int64_t> threads;   // per rank; cores / local ranks
   std::string device = "auto";      // auto | cpu | cuda
   std::string progress = "thread";  // thread | poll: who drives MPI while a rank computes
+  double timeout_s = 600;           // of one wait for other ranks; 0 = for ever
 };
 
 // Keys of config.json for `vaccine init`; named as there.
@@ -148,6 +160,7 @@ struct Options {
   DriftOptions drift;
   EvalOptions eval;
   PlanOptions plan;
+  CheckpointOptions checkpoint;
   OutputOptions output;
   RuntimeOptions runtime;
   InitOptions init;

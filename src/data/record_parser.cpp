@@ -14,7 +14,8 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kDeepest = 64;  // nested arrays and objects; records need three
+constexpr int kDeepest = 64;           // nested arrays and objects; records need three
+constexpr size_t kLongestNames = 200;  // bytes of keys in a message
 
 // What the parser has read so far. It takes a token's characters one by one and at most one more,
 // so the line of the last character is the line of the token that an event is about.
@@ -116,7 +117,8 @@ class RecordBuilder {
   }
 
   bool key(std::string& name) {
-    if (!keys_.back().insert(name).second) fail(cat("the key \"", name, "\" stands twice"));
+    if (!keys_.back().insert(name).second)
+      fail(cat("the key \"", name.substr(0, kLongestNames), "\" stands twice"));
     if (depth_ == outer_ + 1) key_ = name;
     return true;
   }
@@ -195,7 +197,9 @@ class RecordBuilder {
     const auto& keys = keys_.back();
     if (!keys.contains(std::string(name))) {
       std::string found;
-      for (const std::string& key : keys) found += cat(found.empty() ? "" : ", ", key);
+      for (const std::string& key : keys)
+        if (found.size() < kLongestNames) found += cat(found.empty() ? "" : ", ", key);
+      if (found.size() > kLongestNames) found = found.substr(0, kLongestNames) + "...";
       fail(cat("the field \"", name, "\" is missing, found ", found.empty() ? "none" : found));
     }
     if (!non_empty) fail(cat("the field \"", name, "\" is empty, expected text"));

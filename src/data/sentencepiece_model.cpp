@@ -32,6 +32,10 @@ enum NormalizerField : uint32_t {
   kEscapeWhitespaces = 5,
 };
 
+// Longest piece and unk_surface. Real ones have up to about 400 bytes (runs of spaces); without a
+// limit a small file could make encoding take a time that grows with the square of the text.
+constexpr size_t kMaxTextBytes = 512;
+
 constexpr uint64_t kModelTypeUnigram = 1;
 constexpr uint64_t kModelTypeBpe = 2;
 
@@ -53,6 +57,10 @@ struct Parser {
   [[noreturn]] void fail(const std::string& reason) const {
     throw DataError(cat(file_name, ": ", reason));
   }
+  void check_length(const std::string& what, std::string_view text) const {
+    if (text.size() > kMaxTextBytes)
+      fail(cat(what, " has ", text.size(), " bytes, expected at most ", kMaxTextBytes));
+  }
   void parse_piece(WireReader reader);
   void parse_trainer(WireReader reader);
   void parse_normalizer(WireReader reader);
@@ -64,8 +72,9 @@ struct Parser {
 
 void Parser::parse_piece(WireReader reader) {
   Piece piece;
+  std::string_view text;
   for (WireField field; reader.next(field);) {
-    if (field.number == kPieceText) piece.text = reader.bytes(field);
+    if (field.number == kPieceText) text = reader.bytes(field);
     if (field.number == kPieceScore) piece.score = reader.number(field);
     if (field.number == kPieceKind) {
       const uint64_t type = reader.unsigned_integer(field);
@@ -74,6 +83,10 @@ void Parser::parse_piece(WireReader reader) {
       piece.type = static_cast<PieceType>(type);
     }
   }
+  // Here, so that a file of such pieces is not first held in memory many times its size.
+  if (text.empty()) fail(cat("piece ", model.pieces.size(), " is empty"));
+  check_length(cat("piece ", model.pieces.size()), text);
+  piece.text = text;
   model.pieces.push_back(std::move(piece));
 }
 
@@ -96,6 +109,7 @@ void Parser::parse_trainer(WireReader reader) {
         model.byte_fallback = reader.boolean(field);
         break;
       case kUnkSurface:
+        check_length("unk_surface", reader.bytes(field));
         model.unk_surface = reader.bytes(field);
         if (find_invalid_utf8(model.unk_surface)) fail("unk_surface is not valid UTF-8");
         break;
@@ -116,8 +130,8 @@ void Parser::parse_trainer(WireReader reader) {
 
 void Parser::refuse_charsmap(std::string_view charsmap, std::string_view rule) const {
   if (!charsmap.empty())
-    fail(cat("the model normalises text with the rule '", rule, "' (a compiled map of ",
-             charsmap.size(),
+    fail(cat("the model normalises text with the rule '", rule.substr(0, 64),
+             "' (a compiled map of ", charsmap.size(),
              " bytes); only models with the rule 'identity' are supported: "
              "train it with --normalization_rule_name=identity"));
 }
@@ -180,7 +194,6 @@ void Parser::check_pieces() {
   const auto num_pieces = narrow<int64_t>(model.pieces.size());
   for (int64_t id = 0; id < num_pieces; ++id) {
     const Piece& piece = model.pieces[static_cast<size_t>(id)];
-    if (piece.text.empty()) fail(cat("piece ", id, " is empty"));
     if (find_invalid_utf8(piece.text)) fail(cat("piece ", id, " is not valid UTF-8"));
     const auto [other, is_new] = seen.emplace(piece.text, id);
     if (!is_new) fail(cat("pieces ", other->second, " and ", id, " are both '", piece.text, "'"));

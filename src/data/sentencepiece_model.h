@@ -1,7 +1,8 @@
 // The contents of a SentencePiece `tokenizer.model` (protocol buffer ModelProto), as far as BPE
 // needs them: vocabulary, special pieces, white-space rules. The file is treated as hostile: after
-// parse_sentencepiece_model() every piece is non-empty valid UTF-8, no piece stands twice, there is
-// exactly one UNKNOWN piece, scores are finite and byte_fallback has all 256 byte pieces.
+// parse_sentencepiece_model() every piece is non-empty valid UTF-8 of at most 512 bytes, no piece
+// stands twice, there is exactly one UNKNOWN piece, scores are finite and byte_fallback has all 256
+// byte pieces.
 #pragma once
 
 #include <array>

@@ -1,11 +1,13 @@
 #include "io/json_file.h"
 
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <span>
 #include <vector>
 
-#include "base/atomic_file.h"
 #include "base/error.h"
+#include "io/posix_file.h"
 
 namespace vax::io {
 namespace {
@@ -14,25 +16,26 @@ using nlohmann::json;
 
 // Watches the parser's events. The parser keeps its own nesting on the heap, so depth costs memory,
 // not stack, and is refused before it costs much.
+template <typename Json>
 class StrictRules {
  public:
-  StrictRules(const std::string& where, int max_depth) : where_(where), max_depth_(max_depth) {}
+  StrictRules(const std::string& where, int max_depth, size_t max_members)
+      : where_(where), max_depth_(max_depth), max_members_(max_members) {}
 
-  bool operator()(int /*depth*/, json::parse_event_t event, json& value) {
+  bool operator()(int /*depth*/, typename Json::parse_event_t event, Json& value) {
     switch (event) {
-      case json::parse_event_t::object_start:
-      case json::parse_event_t::array_start:
+      case Json::parse_event_t::object_start:
+      case Json::parse_event_t::array_start:
         open();
         break;
-      case json::parse_event_t::object_end:
-      case json::parse_event_t::array_end:
+      case Json::parse_event_t::object_end:
+      case Json::parse_event_t::array_end:
         keys_.pop_back();
         break;
-      case json::parse_event_t::key:
-        if (!keys_.back().insert(value.get_ref<const std::string&>()).second)
-          throw DataError(cat(where_, ": key ", shown(value), " stands twice in one JSON object"));
+      case Json::parse_event_t::key:
+        add_key(value.template get_ref<const std::string&>());
         break;
-      case json::parse_event_t::value:
+      case Json::parse_event_t::value:
         break;
     }
     return true;
@@ -45,8 +48,16 @@ class StrictRules {
       throw DataError(cat(where_, ": JSON nested deeper than ", max_depth_, " levels"));
   }
 
+  void add_key(const std::string& key) {
+    if (!keys_.back().insert(key).second)
+      throw DataError(cat(where_, ": key ", shown(key), " stands twice in one JSON object"));
+    if (keys_.back().size() > max_members_)
+      throw DataError(cat(where_, ": expected at most ", max_members_, " members in an object"));
+  }
+
   const std::string& where_;
   int max_depth_;
+  size_t max_members_;
   std::vector<std::set<std::string>> keys_;  // of every object or array that is open
 };
 
@@ -61,20 +72,41 @@ const json* member(const json& object, const char* key) {
   throw DataError(cat(where, ": ", key, ": expected ", expected, ", found ", shown(found)));
 }
 
-}  // namespace
+// The library quotes what it read last, a text of any length.
+std::string reason_of(const json::exception& error) {
+  constexpr size_t kLongest = 300;
+  std::string reason = error.what();
+  if (reason.size() > kLongest) reason = reason.substr(0, kLongest) + "...";
+  return reason;
+}
 
-json parse_json(std::string_view text, const std::string& where, int max_depth) {
+template <typename Json>
+Json parse(std::string_view text, const std::string& where, int max_depth, size_t max_members) {
   try {
-    return json::parse(text, StrictRules(where, max_depth));
+    return Json::parse(text, StrictRules<Json>(where, max_depth, max_members));
   } catch (const json::parse_error& e) {
-    throw DataError(cat(where, ": not valid JSON at byte ", e.byte, ": ", e.what()));
+    throw DataError(cat(where, ": not valid JSON at byte ", e.byte, ": ", reason_of(e)));
   } catch (const json::exception& e) {  // a number beyond the range of double
-    throw DataError(cat(where, ": not valid JSON: ", e.what()));
+    throw DataError(cat(where, ": not valid JSON: ", reason_of(e)));
   }
 }
 
+}  // namespace
+
+json parse_json(std::string_view text, const std::string& where, int max_depth) {
+  return parse<json>(text, where, max_depth, std::numeric_limits<size_t>::max());
+}
+
+nlohmann::ordered_json parse_ordered_json(std::string_view text, const std::string& where,
+                                          int max_depth) {
+  return parse<nlohmann::ordered_json>(text, where, max_depth, kMaxOrderedMembers);
+}
+
 json read_json(const std::filesystem::path& path) {
-  return parse_json(read_file(path), path.string());
+  const PosixFile file = PosixFile::open_for_reading(path);
+  std::string text(static_cast<size_t>(file.size()), '\0');
+  file.read_at(0, std::as_writable_bytes(std::span(text)));
+  return parse_json(text, path.string());
 }
 
 bool bool_or(const json& object, const char* key, bool fallback, const std::string& where) {

@@ -19,6 +19,12 @@ inline constexpr int kMaxJsonDepth = 64;
 nlohmann::json parse_json(std::string_view text, const std::string& where,
                           int max_depth = kMaxJsonDepth);
 
+// The same with the members in the order of the text. Looking up a member takes time in proportion
+// to their number, so an object with more than kMaxOrderedMembers is refused too.
+inline constexpr size_t kMaxOrderedMembers = 1024;
+nlohmann::ordered_json parse_ordered_json(std::string_view text, const std::string& where,
+                                          int max_depth = kMaxJsonDepth);
+
 // The whole file. THROWS DataError as above, and when it cannot be read.
 nlohmann::json read_json(const std::filesystem::path& path);
 

@@ -97,7 +97,7 @@ std::string module_of(std::string_view name, std::string_view suffix) {
 
 void check_factor(const TensorInfo& info, size_t rank_axis, int64_t r) {
   if (info.shape.size() != 2 || info.shape[rank_axis] != r || !is_convertible(info.dtype))
-    throw DataError(cat(info.file, ": tensor '", info.name, "': expected a floating ",
+    throw DataError(cat(info.file, ": tensor ", shown(info.name), ": expected a floating ",
                         rank_axis == 0 ? cat("[", r, ", in]") : cat("[out, ", r, "]"), ", found ",
                         dtype_name(info.dtype), " ", shape_text(info.shape)));
 }
@@ -106,7 +106,7 @@ void check_target(const TensorInfo& info, const std::string& module,
                   const std::vector<std::string>& targets) {
   const std::string leaf = module.substr(module.find_last_of('.') + 1);
   if (std::ranges::find(targets, leaf) == targets.end())
-    throw DataError(cat(info.file, ": tensor '", info.name, "': ", leaf,
+    throw DataError(cat(info.file, ": tensor ", shown(info.name), ": ", leaf,
                         " is not among target_modules of ", kConfigFile));
 }
 
@@ -116,8 +116,9 @@ std::vector<AdapterModule> pair_factors(const SafetensorsFile& file, const Adapt
     const std::string of_a = module_of(info.name, kSuffixA);
     const std::string of_b = module_of(info.name, kSuffixB);
     if (of_a.empty() && of_b.empty())
-      throw DataError(cat(info.file, ": tensor '", info.name, "' is not a LoRA factor: expected ",
-                          kPrefix, "MODULE", kSuffixA, " or ", kSuffixB));
+      throw DataError(cat(info.file, ": tensor ", shown(info.name),
+                          " is not a LoRA factor: expected ", kPrefix, "MODULE", kSuffixA, " or ",
+                          kSuffixB));
     const bool is_a = !of_a.empty();
     const std::string& module = is_a ? of_a : of_b;
     check_factor(info, is_a ? 0 : 1, config.r);

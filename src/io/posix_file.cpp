@@ -1,6 +1,7 @@
 #include "io/posix_file.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -10,6 +11,7 @@
 #include <cstring>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -20,7 +22,18 @@ static_assert(std::is_nothrow_move_constructible_v<PosixFile> &&
               std::is_nothrow_move_assignable_v<PosixFile>);
 
 PosixFile PosixFile::open_for_reading(const std::filesystem::path& path) {
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  return open_existing(path, O_RDONLY);
+}
+
+PosixFile PosixFile::open_for_appending(const std::filesystem::path& path, int64_t num_bytes) {
+  PosixFile file = open_existing(path, O_WRONLY);
+  file.truncate(num_bytes);
+  return file;
+}
+
+PosixFile PosixFile::open_existing(const std::filesystem::path& path, int flags) {
+  // O_NONBLOCK: a pipe that nobody writes to must not hang; regular files ignore it.
+  const int descriptor = ::open(path.c_str(), flags | O_CLOEXEC | O_NONBLOCK);
   if (descriptor < 0) throw DataError(cat(path.string(), ": cannot open: ", std::strerror(errno)));
   PosixFile file(descriptor, path.string());
   struct stat info {};
@@ -34,6 +47,13 @@ PosixFile PosixFile::create(const std::filesystem::path& path, const std::filesy
   if (descriptor < 0)
     throw WriteError(cat(shown.string(), ": cannot create: ", std::strerror(errno)));
   return PosixFile(descriptor, shown.string());
+}
+
+PosixFile PosixFile::in_memory(const std::string& name) {
+  const int descriptor = ::memfd_create("vaccine", MFD_CLOEXEC);
+  if (descriptor < 0)
+    throw WriteError(cat(name, ": cannot create in memory: ", std::strerror(errno)));
+  return PosixFile(descriptor, name);
 }
 
 PosixFile::PosixFile(PosixFile&& other) noexcept
@@ -60,6 +80,10 @@ int64_t PosixFile::size() const {
   return info.st_size;
 }
 
+std::filesystem::path PosixFile::descriptor_path() const {
+  return cat("/proc/self/fd/", descriptor_);
+}
+
 void PosixFile::read_at(int64_t offset, std::span<std::byte> destination) const {
   size_t done = 0;
   while (done < destination.size()) {
@@ -73,6 +97,16 @@ void PosixFile::read_at(int64_t offset, std::span<std::byte> destination) const 
       throw DataError(cat(name_, ": expected ", destination.size(), " bytes at offset ", offset,
                           ", the file ends after ", done));
     done += static_cast<size_t>(got);
+  }
+}
+
+void PosixFile::copy_to(PosixFile& destination, int64_t offset, int64_t num_bytes) const {
+  constexpr int64_t kPieceBytes = 1 << 20;
+  std::vector<std::byte> piece(static_cast<size_t>(std::min(num_bytes, kPieceBytes)));
+  for (int64_t done = 0; done < num_bytes; done += kPieceBytes) {
+    const std::span now(piece.data(), static_cast<size_t>(std::min(num_bytes - done, kPieceBytes)));
+    read_at(offset + done, now);
+    destination.write(now);
   }
 }
 

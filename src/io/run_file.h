@@ -1,10 +1,11 @@
 // The two outputs of a training run, written by rank 0. run.jsonl is the crash-proof truth: one
 // write() per line, complete to the last finished step. run.h5 holds the same numbers as arrays for
-// analysis; it lags behind by what was appended since the last flush().
+// analysis; it can be made from run.jsonl at any time (io/run_rebuild.h).
 #pragma once
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "io/posix_file.h"
@@ -19,16 +20,25 @@ class RunLog {
  public:
   // Creates or empties `path`.
   explicit RunLog(const std::filesystem::path& path);
+  // Goes on with the log of a run that is continued after `last_step`: lines of later steps, `end`
+  // and `memory` lines and a line that was cut off are removed, in one step as far as a crash can
+  // see. Nothing where there is no file or no whole line. Warns where the log ends before
+  // `last_step`. THROWS DataError (io/run_log_reader.h), WriteError.
+  static std::optional<RunLog> reopen(const std::filesystem::path& path, int64_t last_step);
 
   void write(const StartRecord& record);
   void write(const StepRecord& record);
-  // Per layer: l2sq and tokens summed over the batches.
+  // `layers` has l2sq and tokens summed over the batches, `batches` has them one by one.
   void write(const DriftRecord& record);
+  void write(const CheckpointRecord& record);
+  void write(const ResumeRecord& record);
   void write(const MemoryRecord& record);
-  // Also syncs the file to the disk.
-  void write(const EndRecord& record);
+  void write(const EndRecord& record);  // also syncs
+  // Brings what was written to the disk. THROWS WriteError.
+  void sync();
 
  private:
+  RunLog(PosixFile file, int64_t size) : file_(std::move(file)), size_(size) {}
   void write_line(std::string line);
 
   PosixFile file_;
@@ -37,8 +47,9 @@ class RunLog {
 
 // run.h5:
 //   /                        schema_version, config (text), program_version
-//   /metrics/train [step]    compound table, one field per field of a step; a value that was not
-//                            measured is NaN; attributes units, long_name: one text per field
+//   /metrics/train [step]    compound table, one field per field of a step that is one number; a
+//                            value that was not measured or not finite is NaN; attributes units,
+//                            long_name: one text per field
 //   /perturbation/grad_norm  [step, layer], only steps with two passes
 //   /drift/l2sq [step, layer, batch]  tokens [step, batch]  relative, cosine, cka [step, layer]
 //          samples [step]
@@ -46,10 +57,13 @@ class RunLog {
 // /perturbation and /drift have their own dimension scales step, layer (0-based) and batch
 // (0-based) in NetCDF-4's convention. An array appears with its first record.
 //
-// append() only remembers; the file is touched in flush() and close() alone, and is consistent
-// between them. THROWS WriteError when the disk refuses: from then on this object does nothing
-// more, and training may go on, for run.jsonl has everything. std::logic_error when a record's
-// sizes differ from those of the records before it.
+// HDF5 cannot change a file so that a kill at any moment leaves it readable. So the arrays grow in
+// a file without a name, and flush() puts a copy of it in the place of `path`: whoever opens `path`
+// finds a whole file, of this run's last flush() or, before the first one, of the run before.
+//
+// THROWS WriteError when the disk refuses: this object must then be given up, its arrays may have
+// different lengths. std::logic_error when a record's sizes differ from those of the records before
+// it.
 class RunFile {
  public:
   static constexpr int64_t kSchemaVersion = 1;
@@ -59,16 +73,17 @@ class RunFile {
     std::string program_version;
   };
 
-  // Creates or empties `path`.
   RunFile(const std::filesystem::path& path, const Description& description);
   RunFile(RunFile&&) noexcept;
   RunFile& operator=(RunFile&&) noexcept;
-  // Closes; what fails is logged.
+  // Records since the last flush() are dropped.
   ~RunFile();
 
   void append(const StepRecord& record);
   void append(const DriftRecord& record);
   void append(const MemoryRecord& record);  // once
+  // Replaces the configuration.
+  void append(const ResumeRecord& record);
   void flush();
   void close();  // flushes; later calls do nothing
 

@@ -1,9 +1,11 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "base/atomic_file.h"
 #include "base/error.h"
-#include "io/json_file.h"
+#include "base/log.h"
 #include "io/run_file.h"
+#include "io/run_log_reader.h"
 
 namespace vax::io {
 namespace {
@@ -25,9 +27,61 @@ ordered_json value_of(const std::optional<T>& value) {
   return value ? ordered_json(*value) : ordered_json(nullptr);
 }
 
+// Whether a run that goes on after `last_step` keeps an event.
+struct IsKept {
+  int64_t last_step;
+
+  bool operator()(const StartRecord&) const { return true; }
+  bool operator()(const MemoryRecord&) const { return false; }
+  bool operator()(const EndRecord&) const { return false; }
+  bool operator()(const auto& record) const { return record.step <= last_step; }
+};
+
+struct KeptLines {
+  struct Range {
+    int64_t begin = 0, end = 0;  // bytes
+  };
+  std::vector<Range> ranges;  // ascending, lines that follow each other are one range
+  int64_t last_step = 0;      // of the step lines
+};
+
+KeptLines kept_lines(const std::filesystem::path& path, int64_t last_step) {
+  KeptLines kept;
+  read_run_log(path, [&](const RunEvent& event, const RunLogLine& line) {
+    if (!std::visit(IsKept{last_step}, event)) return;
+    if (const auto* step = std::get_if<StepRecord>(&event)) kept.last_step = step->step;
+    if (kept.ranges.empty() || kept.ranges.back().end != line.begin)
+      kept.ranges.push_back({line.begin, line.begin});
+    kept.ranges.back().end = line.end;
+  });
+  return kept;
+}
+
 }  // namespace
 
 RunLog::RunLog(const std::filesystem::path& path) : file_(PosixFile::create(path, path)) {}
+
+std::optional<RunLog> RunLog::reopen(const std::filesystem::path& path, int64_t last_step) {
+  if (std::error_code error; !std::filesystem::exists(path, error) && !error) return std::nullopt;
+  const KeptLines kept = kept_lines(path, last_step);
+  if (kept.ranges.empty()) return std::nullopt;
+  if (kept.last_step < last_step)
+    log::warning(cat(path.string(), ": its last step is ", kept.last_step,
+                     ", the run goes on after step ", last_step,
+                     ": the steps between are in no file"));
+  int64_t num_bytes = 0;
+  for (const KeptLines::Range& range : kept.ranges) num_bytes += range.end - range.begin;
+  // A log of which only the end goes is cut in place: that needs no room and cannot fail halfway.
+  if (kept.ranges.size() > 1)
+    publish_file(path, [&](const std::filesystem::path& temporary) {
+      const PosixFile old = PosixFile::open_for_reading(path);
+      PosixFile cut = PosixFile::create(temporary, path);
+      for (const KeptLines::Range& range : kept.ranges)
+        old.copy_to(cut, range.begin, range.end - range.begin);
+      cut.close();
+    });
+  return RunLog(PosixFile::open_for_appending(path, num_bytes), num_bytes);
+}
 
 void RunLog::write(const StartRecord& record) {
   const ordered_json config = ordered_json::parse(record.config_json, nullptr, false);
@@ -44,7 +98,8 @@ void RunLog::write(const StartRecord& record) {
                       {"model",
                        {{"path", record.model_path},
                         {"parameters", record.model_parameters},
-                        {"trainable", record.model_trainable}}}}));
+                        {"trainable", record.model_trainable}}},
+                      {"config_text", record.config_text}}));
 }
 
 void RunLog::write(const StepRecord& record) {
@@ -52,6 +107,8 @@ void RunLog::write(const StepRecord& record) {
   visit_step_fields(record, [&](const char* name, const char*, const char*, const auto& value) {
     event[name] = value_of(value);
   });
+  event["layer_grad_norm"] =
+      record.layer_grad_norm.empty() ? ordered_json(nullptr) : ordered_json(record.layer_grad_norm);
   write_line(line_of(event));
 }
 
@@ -70,7 +127,28 @@ void RunLog::write(const DriftRecord& record) {
   write_line(line_of({{"event", "drift"},
                       {"step", record.step},
                       {"samples", record.samples},
-                      {"layers", layers}}));
+                      {"layers", layers},
+                      {"batches", {{"tokens", record.tokens}, {"l2sq", record.l2sq}}}}));
+}
+
+void RunLog::write(const CheckpointRecord& record) {
+  write_line(line_of({{"event", "checkpoint"},
+                      {"step", record.step},
+                      {"path", record.path},
+                      {"bytes", record.bytes},
+                      {"stall_s", record.stall_s}}));
+}
+
+void RunLog::write(const ResumeRecord& record) {
+  ordered_json rejected = ordered_json::array();
+  for (const RejectedCheckpoint& one : record.rejected)
+    rejected.push_back({{"path", one.path}, {"reason", one.reason}});
+  write_line(line_of({{"event", "resume"},
+                      {"step", record.step},
+                      {"path", record.path},
+                      {"rejected", rejected},
+                      {"world_size", record.world_size},
+                      {"config_text", record.config_text}}));
 }
 
 void RunLog::write(const MemoryRecord& record) {
@@ -87,8 +165,10 @@ void RunLog::write(const EndRecord& record) {
                       {"status", record.status},
                       {"steps", record.steps},
                       {"seconds", record.seconds}}));
-  file_.sync();
+  sync();
 }
+
+void RunLog::sync() { file_.sync(); }
 
 void RunLog::write_line(std::string line) {
   try {

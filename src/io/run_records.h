@@ -24,6 +24,7 @@ struct StartRecord {
   std::string model_path;
   int64_t model_parameters = 0;
   int64_t model_trainable = 0;
+  std::string config_text;  // the same configuration as the text of config.cfg
 };
 
 struct StepRecord {
@@ -44,8 +45,7 @@ struct StepRecord {
   int64_t comm_bytes = 0;              // sent by rank 0
   std::optional<double> probe_cosine;  // empty where not measured
   int64_t memory_bytes = 0;            // peak so far
-  // [layers], only for /perturbation/grad_norm; empty in a one-pass step. Squares sum to
-  // hidden_grad_norm squared.
+  // [layers], empty in a one-pass step. Squares sum to hidden_grad_norm squared.
   std::vector<double> layer_grad_norm;
 };
 
@@ -58,6 +58,26 @@ struct DriftRecord {
   std::vector<double> relative;           // [layer], ||e_l - e_l_ref|| / ||e_l_ref||
   std::vector<double> cosine;             // [layer]
   std::vector<double> cka;                // [layer], linear CKA
+};
+
+struct CheckpointRecord {
+  int64_t step = 0;  // after which it was taken; later steps may have been recorded before it
+  std::string path;
+  int64_t bytes = 0;   // all its files
+  double stall_s = 0;  // what training waited for it
+};
+
+struct RejectedCheckpoint {
+  std::string path, reason;
+};
+
+// The run goes on in another process.
+struct ResumeRecord {
+  int64_t step = 0;  // of the checkpoint: the next one is step + 1
+  std::string path;
+  std::vector<RejectedCheckpoint> rejected;  // newer ones that did not verify
+  int64_t world_size = 1;
+  std::string config_text;  // text of config.cfg from here on
 };
 
 // Memory of the fullest rank by what it is for.
@@ -77,10 +97,10 @@ struct EndRecord {
   double seconds = 0;
 };
 
-// Calls visit(name, units, long_name, value) for every field of a step that both files hold, in the
-// files' order: the one place that lists them.
-template <typename Visit>
-void visit_step_fields(const StepRecord& r, Visit&& visit) {
+// Calls visit(name, units, long_name, value) for every field of a step that has one number, in the
+// order of both files: the one place that lists them. `Record` is StepRecord, const or not.
+template <typename Record, typename Visit>
+void visit_step_fields(Record& r, Visit&& visit) {
   visit("step", "1", "training step, 1-based", r.step);
   visit("epoch", "1", "epochs done", r.epoch);
   visit("loss", "nat", "mean cross entropy of the pass that made the update", r.loss);

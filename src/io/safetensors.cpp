@@ -17,6 +17,7 @@ using nlohmann::json;
 constexpr int64_t kLengthBytes = 8;
 constexpr int64_t kConversionBytes = 1 << 20;
 constexpr int kHeaderDepth = 8;  // the format itself needs 3
+constexpr size_t kMaxDims = 64;  // as in PyTorch
 
 struct Header {
   json content;
@@ -73,6 +74,7 @@ class EntryReader {
   std::vector<int64_t> shape() const {
     const json& value = member("shape");
     if (!value.is_array()) fail("a shape of non-negative integers", value);
+    if (value.size() > kMaxDims) fail("at most 64 dimensions", value);
     std::vector<int64_t> dims;
     for (const json& item : value) {
       const auto dim = non_negative(item);
@@ -120,7 +122,7 @@ int64_t checked_num_bytes(const std::vector<int64_t>& shape, DType dtype,
 
 TensorInfo parse_tensor(const std::string& name, const json& entry, const Header& header,
                         const std::string& file) {
-  const std::string where = cat(file, ": tensor '", name, "'");
+  const std::string where = cat(file, ": tensor ", shown(name));
   const EntryReader reader(entry, where);
   TensorInfo info{name, reader.dtype(), reader.shape(), file, 0, 0};
   const auto [begin, end] = reader.data_offsets();
@@ -145,7 +147,7 @@ void check_tiling(const std::vector<TensorInfo>& tensors, const Header& header,
     const int64_t begin = info.begin - header.data_begin;
     const char* fault = begin < expected ? "overlaps" : "leaves a gap after";
     if (begin != expected)
-      throw DataError(cat(file, ": tensor '", info.name, "' ", fault,
+      throw DataError(cat(file, ": tensor ", shown(info.name), " ", fault,
                           " the tensor before it: expected to begin at byte ", expected,
                           " of the data, found ", begin));
     expected = info.end - header.data_begin;
@@ -162,7 +164,7 @@ std::map<std::string, std::string> parse_metadata(const json& entry, const std::
   for (const auto& [key, value] : entry.items()) {
     if (!value.is_string())
       throw DataError(
-          cat(where, ": __metadata__ '", key, "': expected a string, found ", shown(value)));
+          cat(where, ": __metadata__ ", shown(key), ": expected a string, found ", shown(value)));
     metadata[key] = value.get<std::string>();
   }
   return metadata;
@@ -204,8 +206,8 @@ void SafetensorsFile::read_elements(const TensorInfo& info, int64_t first, int64
   VAX_CHECK(first >= 0 && count >= 0 && first <= info.num_elements() - count, info.name, ": ",
             count, " elements from ", first, " on, of ", info.num_elements());
   if (!is_convertible(info.dtype))
-    throw DataError(cat(info.file, ": tensor '", info.name, "': expected F32, BF16, F16 or F64, ",
-                        "found ", dtype_name(info.dtype)));
+    throw DataError(cat(info.file, ": tensor ", shown(info.name),
+                        ": expected F32, BF16, F16 or F64, ", "found ", dtype_name(info.dtype)));
   const int64_t size = dtype_size(info.dtype);
   const int64_t offset = info.begin + first * size;
   auto* out = static_cast<std::byte*>(destination);

@@ -79,20 +79,21 @@ void WeightDirectory::add_indexed(const fs::path& index_path) {
   for (const auto& [name, value] : weight_map.items()) {
     if (!value.is_string())
       throw DataError(
-          cat(where, ": weight_map '", name, "': expected a file name, found ", shown(value)));
+          cat(where, ": weight_map ", shown(name), ": expected a file name, found ", shown(value)));
     const auto& shard = value.get_ref<const std::string&>();
     if (!shards.contains(shard)) {
       check_shard_name(shard, where);
-      if (!fs::exists(path_ / shard))
-        throw DataError(cat(where, ": shard ", shard, " with tensor '", name, "' is missing"));
+      if (std::error_code unusable; !fs::exists(path_ / shard, unusable))
+        throw DataError(
+            cat(where, ": shard ", shown(shard), " with tensor ", shown(name), " is missing"));
       shards[shard] = files_.size();
       files_.push_back(SafetensorsFile::open(path_ / shard));
     }
     const SafetensorsFile& file = files_[shards[shard]];
     const TensorInfo* info = file.find(name);
     if (!info)
-      throw DataError(
-          cat(where, ": tensor '", name, "' is mapped to ", shard, ", which does not hold it"));
+      throw DataError(cat(where, ": tensor ", shown(name), " is mapped to ", shard,
+                          ", which does not hold it"));
     index_[name] = {shards[shard], static_cast<size_t>(info - file.tensors().data())};
   }
 }

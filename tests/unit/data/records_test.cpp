@@ -119,6 +119,20 @@ TEST_F(Records, LongTokensDoNotFloodTheMessage) {
   }
 }
 
+TEST_F(Records, LongKeysDoNotFloodTheMessage) {
+  const std::string key(100'000, 'k');
+  for (const std::string& row :
+       {R"([{")" + key + R"(": 1}])", R"([{")" + key + R"(": 1, ")" + key + R"(": 1}])"}) {
+    try {
+      read("a.json", row);
+      ADD_FAILURE() << "no error";
+    } catch (const DataError& e) {
+      EXPECT_LT(std::string_view(e.what()).size(), 500u);
+      EXPECT_NE(std::string_view(e.what()).find("kkk"), std::string_view::npos);
+    }
+  }
+}
+
 TEST_F(Records, IllTypedFieldsNameRowFieldAndTypes) {
   expect_bad("r.jsonl", R"({"instruction": 5, "output": ""})",
              {"r.jsonl:1: row 0", "\"instruction\": expected a string, found a number"});

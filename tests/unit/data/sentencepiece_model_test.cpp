@@ -123,6 +123,21 @@ TEST(SentencePieceModel, RefusesBadPieces) {
   }
 }
 
+// Matching pieces of any length at every position would take a time that grows with its square.
+TEST(SentencePieceModel, LimitsTheLengthOfTexts) {
+  ModelWriter writer = llama_like_model();
+  const size_t id = writer.pieces.size();
+  writer.add(std::string(512, 'x'), PieceType::kUserDefined);
+  EXPECT_NO_THROW(writer.parse());
+  writer.pieces[id].text += 'x';
+  expect_refused(writer, {cat("piece ", id), "513 bytes", "at most 512"});
+
+  const std::string surface = wire_field(2, wire_field(44, std::string(513, 'x')));
+  expect_error<DataError>(
+      [&] { parse_sentencepiece_model(llama_like_model().bytes() + surface, "x"); },
+      {"unk_surface", "513 bytes"});
+}
+
 TEST(SentencePieceModel, RefusesAVocabularyWithoutUnknownOrWithoutBytes) {
   ModelWriter writer = llama_like_model();
   writer.pieces[0].type = PieceType::kNormal;

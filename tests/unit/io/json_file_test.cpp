@@ -1,6 +1,8 @@
 // Strictness of the JSON reader: what it refuses and how the message helps.
 #include "io/json_file.h"
 
+#include <sys/stat.h>
+
 #include <nlohmann/json.hpp>
 
 #include "io_test_support.h"
@@ -31,6 +33,33 @@ TEST(JsonFile, SyntaxErrorNamesFileAndByte) {
 
 TEST(JsonFile, MissingFileIsNamed) {
   expect_data_error([] { read_json("no/such/file.json"); }, {"no/such/file.json", "No such file"});
+}
+
+TEST(JsonFile, APipeIsRefusedInsteadOfWaitedFor) {
+  const testing::ScratchDirectory scratch;
+  ASSERT_EQ(::mkfifo((scratch / "a.json").c_str(), 0600), 0);
+  expect_data_error([&] { read_json(scratch / "a.json"); }, {"a.json", "regular file"});
+}
+
+TEST(JsonFile, LongTextsDoNotFloodTheMessage) {
+  try {
+    parse_json("{\"a\": \"" + std::string(1'000'000, 'x') + "\"\n 1}", "x");
+    ADD_FAILURE() << "no error";
+  } catch (const DataError& e) {
+    EXPECT_LT(std::string(e.what()).size(), 500u);
+  }
+}
+
+TEST(JsonFile, OrderedMembersKeepTheirOrderAndAreLimited) {
+  const auto json = parse_ordered_json(R"({"z": 1, "a": 2, "m": {"y": 0, "b": 0}})", "x");
+  EXPECT_EQ(json.dump(), R"({"z":1,"a":2,"m":{"y":0,"b":0}})");
+  expect_data_error([] { parse_ordered_json(R"({"a": 1, "a": 2})", "x"); }, {"\"a\"", "twice"});
+  std::string members;
+  for (size_t i = 0; i < kMaxOrderedMembers; ++i) members += cat(i > 0 ? "," : "", "\"", i, "\":0");
+  EXPECT_NO_THROW(parse_ordered_json("{" + members + "}", "x"));
+  expect_data_error([&] { parse_ordered_json("[{" + members + ",\"more\":0}]", "x"); },
+                    {"at most 1024 members"});
+  EXPECT_NO_THROW(parse_json("{" + members + ",\"more\":0}", "x"));
 }
 
 TEST(JsonFile, RefusesRepeatedKeysAtAnyLevel) {

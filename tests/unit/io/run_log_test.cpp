@@ -1,4 +1,5 @@
 // run.jsonl: field names, numbers, whole lines after every call and after a failed one.
+#include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -36,15 +37,17 @@ TEST_F(RunLogTest, StepHasTheDocumentedFieldsInOrder) {
   const ordered_json step = lines().at(0);  // readable while the log is open
   std::vector<std::string> keys;
   for (const auto& [key, value] : step.items()) keys.push_back(key);
-  EXPECT_EQ(keys, (std::vector<std::string>{"event", "step", "epoch", "loss", "clean_loss", "lr",
-                                            "grad_norm", "hidden_grad_norm", "rho", "sequences",
-                                            "tokens", "label_tokens", "step_s", "pass1_s", "comm_s",
-                                            "comm_bytes", "probe_cosine", "memory_bytes"}));
+  EXPECT_EQ(keys,
+            (std::vector<std::string>{"event", "step", "epoch", "loss", "clean_loss", "lr",
+                                      "grad_norm", "hidden_grad_norm", "rho", "sequences", "tokens",
+                                      "label_tokens", "step_s", "pass1_s", "comm_s", "comm_bytes",
+                                      "probe_cosine", "memory_bytes", "layer_grad_norm"}));
   EXPECT_EQ(step["event"], "step");
   EXPECT_EQ(step["memory_bytes"], (int64_t{1} << 40) + 1);
   EXPECT_EQ(step["comm_bytes"], (int64_t{1} << 33) + 1);
   EXPECT_EQ(step["probe_cosine"], 1 - 1.0 / 64);
   EXPECT_TRUE(step["hidden_grad_norm"].is_number());
+  EXPECT_EQ(step["layer_grad_norm"], ordered_json({1.0, 2.0, 3.0}));
 }
 
 TEST_F(RunLogTest, StepsWithoutAProbeCheckHaveNullProbeCosine) {
@@ -67,6 +70,7 @@ TEST_F(RunLogTest, MemoryHasItsPartsInOrder) {
 
 TEST_F(RunLogTest, OnePassStepsHaveNullHiddenGradNorm) {
   log_.write(sample_step(2));
+  EXPECT_TRUE(lines().at(0)["layer_grad_norm"].is_null());
   EXPECT_TRUE(lines().at(0)["hidden_grad_norm"].is_null());
 }
 
@@ -85,20 +89,15 @@ TEST_F(RunLogTest, DoublesRoundTripAndNonFiniteBecomesNull) {
 }
 
 TEST_F(RunLogTest, StartHoldsTheConfigurationAsAnObject) {
-  StartRecord record;
-  record.version = "0.1.0";
-  record.world_size = 4;
-  record.config_json = R"({"train": {"lr": 0.001, "method": "vaccine"}})";
-  record.data = {{"align", "data/\xff.json", "abc", 12}};  // a path need not be UTF-8
-  record.model_path = "models/m";
-  record.model_parameters = 13'000'000'000;
-  record.model_trainable = 31'293'440;
+  StartRecord record = testing::sample_start();
+  record.data[0].path = "data/\xff.json";  // a path need not be UTF-8
   log_.write(record);
   const ordered_json start = lines().at(0);
   EXPECT_EQ(start["event"], "start");
   EXPECT_EQ(start["config"]["train"]["method"], "vaccine");
   EXPECT_EQ(start["data"][0]["rows"], 12);
   EXPECT_EQ(start["model"]["parameters"], 13'000'000'000);
+  EXPECT_EQ(start["config_text"], "[train]\nlr = 0.001\n");
   record.config_json = "[1]";
   EXPECT_THROW(log_.write(record), std::logic_error);
 }
@@ -113,6 +112,23 @@ TEST_F(RunLogTest, DriftSumsOverBatches) {
   EXPECT_EQ(drift["layers"][2]["l2sq"], 420.0 + 421.0);
   EXPECT_EQ(drift["layers"][2]["cosine"], 420.2);
   EXPECT_EQ(drift["layers"][2]["tokens"], 74 + 84);
+  EXPECT_EQ(drift["batches"].dump(),
+            R"({"tokens":[74,84],"l2sq":[[400.0,401.0],[410.0,411.0],[420.0,421.0]]})");
+}
+
+TEST_F(RunLogTest, CheckpointAndResume) {
+  log_.write(testing::sample_checkpoint(4));
+  log_.write(testing::sample_resume(4));
+  EXPECT_EQ(lines().at(0).dump(), R"({"event":"checkpoint","step":4,"path":"checkpoints/step-4",)"
+                                  R"("bytes":34359738372,"stall_s":0.25})");
+  const ordered_json resume = lines().at(1);
+  EXPECT_EQ(resume["event"], "resume");
+  EXPECT_EQ(resume["step"], 4);
+  EXPECT_EQ(resume["path"], "checkpoints/step-4");
+  EXPECT_EQ(resume["world_size"], 2);
+  EXPECT_EQ(resume["rejected"].dump(),
+            R"([{"path":"checkpoints/step-9","reason":"rank-00001.h5: hash differs"},)"
+            R"({"path":"b","reason":"\"c\""}])");
 }
 
 TEST_F(RunLogTest, EndAndOrder) {
@@ -144,6 +160,111 @@ TEST_F(RunLogTest, FullDiskLeavesWholeLinesAndTheLogUsable) {
   ASSERT_GE(parsed.size(), 2u);
   EXPECT_EQ(parsed.back()["event"], "end");
   EXPECT_EQ(parsed.back()["steps"], 10 - (static_cast<int64_t>(parsed.size()) - 1));
+}
+
+// A log as a run leaves it that was killed: a checkpoint is recorded when a later step is done.
+class ReopenTest : public ::testing::Test {
+ protected:
+  ReopenTest() {
+    RunLog log(path_);
+    log.write(testing::sample_start());
+    for (int64_t step = 1; step <= 3; ++step) log.write(sample_step(step));
+    log.write(sample_drift(3));
+    log.write(testing::sample_checkpoint(2));
+    log.write(sample_step(4));
+  }
+
+  void append(std::string_view text) const {
+    std::ofstream(path_, std::ios::binary | std::ios::app) << text;
+  }
+  // "start", "step 1", ...
+  std::vector<std::string> events() const {
+    std::vector<std::string> found;
+    std::istringstream in(read_file(path_));
+    for (std::string line; std::getline(in, line);) {
+      const ordered_json event = ordered_json::parse(line);
+      found.push_back(event["event"]);
+      if (event.contains("step")) found.back() += cat(" ", event["step"].get<int64_t>());
+    }
+    return found;
+  }
+  using Events = std::vector<std::string>;
+
+  ScratchDirectory scratch_;
+  std::filesystem::path path_ = scratch_ / "run.jsonl";
+};
+
+TEST_F(ReopenTest, CutsLaterStepsAndGoesOn) {
+  RunLog log = RunLog::reopen(path_, 2).value();
+  EXPECT_EQ(events(), (Events{"start", "step 1", "step 2", "checkpoint 2"}));
+  log.write(testing::sample_resume(2));
+  log.write(sample_step(3));
+  EXPECT_EQ(events(), (Events{"start", "step 1", "step 2", "checkpoint 2", "resume 2", "step 3"}));
+  EXPECT_EQ(testing::list_directory(scratch_.path()), (Events{"run.jsonl"}));
+}
+
+TEST_F(ReopenTest, KeepsEveryByteOfALogWithNothingToCut) {
+  const std::string before = read_file(path_);
+  RunLog log = RunLog::reopen(path_, 4).value();
+  EXPECT_EQ(read_file(path_), before);
+  log.write(sample_step(5));
+  EXPECT_TRUE(read_file(path_).starts_with(before));
+  EXPECT_EQ(events().back(), "step 5");
+}
+
+TEST_F(ReopenTest, ALineThatIsCutOffGoes) {
+  const std::string before = read_file(path_);
+  for (const std::string_view part : {"{\"event\": \"st", "{}", "\0\0\0"}) {
+    append(part);
+    RunLog::reopen(path_, 4).value();
+    EXPECT_EQ(read_file(path_), before) << part;
+  }
+}
+
+TEST_F(ReopenTest, WhatClosedTheRunGoes) {
+  const std::string before = read_file(path_);
+  {
+    RunLog log = RunLog::reopen(path_, 4).value();
+    log.write(testing::sample_memory());
+    log.write(EndRecord{"done", 4, 1});
+    log.write(testing::sample_checkpoint(4));
+  }
+  RunLog log = RunLog::reopen(path_, 4).value();
+  EXPECT_EQ(events(), (Events{"start", "step 1", "step 2", "step 3", "drift 3", "checkpoint 2",
+                              "step 4", "checkpoint 4"}));
+  EXPECT_TRUE(read_file(path_).starts_with(before));
+  log.write(sample_step(5));
+  EXPECT_EQ(events().back(), "step 5");
+}
+
+TEST_F(ReopenTest, ResumeLinesOfStepsThatAreCutGoToo) {
+  RunLog::reopen(path_, 4).value().write(testing::sample_resume(4));
+  RunLog::reopen(path_, 3).value();
+  EXPECT_EQ(events(), (Events{"start", "step 1", "step 2", "step 3", "drift 3", "checkpoint 2"}));
+}
+
+TEST_F(ReopenTest, NothingToGoOnWith) {
+  EXPECT_FALSE(RunLog::reopen(scratch_ / "none.jsonl", 2));
+  for (const std::string_view text : {"", "{\"event\": \"sta"}) {
+    testing::write_text(path_, text);
+    EXPECT_FALSE(RunLog::reopen(path_, 2)) << text;
+    EXPECT_EQ(read_file(path_), text);
+  }
+}
+
+TEST_F(ReopenTest, ADamagedLogStaysAsItIs) {
+  append("{\"event\": \"step\"}\n");
+  const std::string before = read_file(path_);
+  testing::expect_data_error([&] { RunLog::reopen(path_, 2); }, {"run.jsonl:8", "lacks step"});
+  EXPECT_EQ(read_file(path_), before);
+}
+
+TEST_F(ReopenTest, FullDiskWhileCuttingLeavesTheLog) {
+  const std::string before = read_file(path_);
+  const std::string outcome = testing::run_with_file_limit(100, [&] { RunLog::reopen(path_, 2); });
+  EXPECT_TRUE(outcome.starts_with("WriteError: ")) << outcome;
+  EXPECT_EQ(read_file(path_), before);
+  EXPECT_EQ(testing::list_directory(scratch_.path()), (Events{"run.jsonl"}));
 }
 
 }  // namespace

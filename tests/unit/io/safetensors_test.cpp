@@ -97,8 +97,8 @@ TEST_F(SafetensorsTest, RepeatedNames) {
 }
 
 TEST_F(SafetensorsTest, EntriesOfTheWrongForm) {
-  refused(R"({"a":[1]})", 0, {"'a'", "an object", "[1]"});
-  refused(R"({"a":{"shape":[1],"data_offsets":[0,1]}})", 1, {"'a'", "lacks dtype"});
+  refused(R"({"a":[1]})", 0, {"\"a\"", "an object", "[1]"});
+  refused(R"({"a":{"shape":[1],"data_offsets":[0,1]}})", 1, {"\"a\"", "lacks dtype"});
   refused(R"({"a":{"dtype":"U8","data_offsets":[0,1]}})", 1, {"lacks shape"});
   refused(R"({"a":{"dtype":"U8","shape":[1]}})", 1, {"lacks data_offsets"});
   refused(R"({"a":{"dtype":"FLOAT","shape":[1],"data_offsets":[0,4]}})", 4, {"dtype", "FLOAT"});
@@ -106,7 +106,7 @@ TEST_F(SafetensorsTest, EntriesOfTheWrongForm) {
   refused(R"({"a":{"dtype":"U8","shape":4,"data_offsets":[0,4]}})", 4, {"shape", "found 4"});
   refused(R"({"a":{"dtype":"U8","shape":[-4],"data_offsets":[0,4]}})", 4, {"non-negative", "-4"});
   refused(R"({"a":{"dtype":"U8","shape":[4.0],"data_offsets":[0,4]}})", 4, {"integers", "4.0"});
-  refused(R"({"__metadata__":{"n":1}})", 0, {"__metadata__", "'n'", "a string", "1"});
+  refused(R"({"__metadata__":{"n":1}})", 0, {"__metadata__", "\"n\"", "a string", "1"});
   refused(R"({"__metadata__":"pt"})", 0, {"__metadata__", "an object"});
 }
 
@@ -121,15 +121,48 @@ TEST_F(SafetensorsTest, DataOffsets) {
   refused(with_offsets("[0,4,4]"), 4, {"[begin, end]"});
   refused(with_offsets("[0,18446744073709551615]"), 4, {"18446744073709551615"});
   refused(with_offsets("[0,3]"), 3, {"[4] of U8 needs 4 bytes", "hold 3"});
-  refused(with_offsets("[0,4]"), 3, {"'a'", "byte 4", "only 3"});
+  refused(with_offsets("[0,4]"), 3, {"\"a\"", "byte 4", "only 3"});
 }
 
 TEST_F(SafetensorsTest, SizesBeyond64Bits) {
   // 2^32 * 2^32 wraps to 0, and 0 bytes would seem to fit.
   refused(R"({"a":{"dtype":"U8","shape":[4294967296,4294967296],"data_offsets":[0,0]}})", 0,
-          {"'a'", "64-bit"});
+          {"\"a\"", "64-bit"});
   refused(R"({"a":{"dtype":"F64","shape":[2305843009213693952],"data_offsets":[0,0]}})", 0,
           {"64-bit"});
+}
+
+// A shape that long would make every message about it that long.
+TEST_F(SafetensorsTest, NumberOfDimensions) {
+  const auto with_dims = [](int count) {
+    std::string dims = "1";
+    for (int i = 1; i < count; ++i) dims += ",1";
+    return R"({"a":{"dtype":"U8","shape":[)" + dims + R"(],"data_offsets":[0,1]}})";
+  };
+  EXPECT_NO_THROW(open(with_dims(64), 1));
+  refused(with_dims(65), 1, {"\"a\"", "at most 64 dimensions"});
+}
+
+// Messages go to terminals and from rank to rank.
+TEST_F(SafetensorsTest, MessagesQuoteNamesAndKeepThemShort) {
+  refused(R"({"\u001b[2J":[1]})", 0, {"tensor \"\\u001b[2J\": expected"});
+  const std::string name(100'000, 'n');
+  const auto message_of = [&](const std::string& header, size_t data_bytes) -> std::string {
+    try {
+      open(header, data_bytes);
+    } catch (const DataError& e) {
+      return e.what();
+    }
+    return "no error";
+  };
+  for (const std::string& header :
+       {R"({")" + name + R"(":[1]})", R"({"__metadata__":{")" + name + R"(":1}})",
+        R"({")" + name + R"(":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}})",
+        R"({")" + name + R"(":{},")" + name + R"(":{}})", R"({")" + name}) {
+    const std::string message = message_of(header, 2);
+    EXPECT_NE(message.find("nnn"), std::string::npos) << message.substr(0, 300);
+    EXPECT_LT(message.size(), 700u);
+  }
 }
 
 TEST_F(SafetensorsTest, TensorsMustTileTheData) {
@@ -138,10 +171,10 @@ TEST_F(SafetensorsTest, TensorsMustTileTheData) {
            R"(},"b":{"dtype":"U8","shape":[4],"data_offsets":)" + b + "}}";
   };
   EXPECT_NO_THROW(open(two("[4,8]", "[0,4]"), 8));
-  refused(two("[0,4]", "[3,7]"), 7, {"'b'", "overlaps", "byte 4", "found 3"});
+  refused(two("[0,4]", "[3,7]"), 7, {"\"b\"", "overlaps", "byte 4", "found 3"});
   refused(two("[0,4]", "[0,4]"), 4, {"overlaps"});
-  refused(two("[0,4]", "[5,9]"), 9, {"'b'", "gap", "byte 4", "found 5"});
-  refused(two("[1,5]", "[5,9]"), 9, {"'a'", "gap", "byte 0", "found 1"});
+  refused(two("[0,4]", "[5,9]"), 9, {"\"b\"", "gap", "byte 4", "found 5"});
+  refused(two("[1,5]", "[5,9]"), 9, {"\"a\"", "gap", "byte 0", "found 1"});
   refused(two("[0,4]", "[4,8]"), 9, {"end at byte 8", "goes on to 9"});
 }
 
@@ -204,7 +237,7 @@ TEST_F(ReadElementsTest, IntegerTensorsAreRefusedByName) {
   const SafetensorsFile file = open_numbers();
   float out = 0;
   expect_data_error([&] { file.read_elements(*file.find("i"), 0, 1, &out, TargetType::kFloat32); },
-                    {"'i'", "found I64"});
+                    {"\"i\"", "found I64"});
   int64_t raw = -1;
   file.read_bytes(*file.find("i"), std::as_writable_bytes(std::span(&raw, 1)));
   EXPECT_EQ(raw, 0);

@@ -1,12 +1,24 @@
-// Step, drift and memory records whose every number differs, for the tests of both run files and
+// Records of every event whose every number differs, for the tests of both run files and
 // for the files that tests/parity/files_parity.py reads.
 #pragma once
 
 #include <cmath>
+#include <string>
 
 #include "io/run_records.h"
 
 namespace vax::io::testing {
+
+inline StartRecord sample_start() {
+  return {.version = "0.1.0",
+          .world_size = 4,
+          .config_json = R"({"train":{"lr":0.001,"method":"vaccine"}})",
+          .data = {{"align", "data/a.json", "abc", 12}, {"harmful", "data/h.json", "def", 3}},
+          .model_path = "models/m",
+          .model_parameters = 13'000'000'000,
+          .model_trainable = 31'293'440,
+          .config_text = "[train]\nlr = 0.001\n"};
+}
 
 inline constexpr int64_t kSampleLayers = 3;
 inline constexpr int64_t kSampleBatches = 2;
@@ -56,6 +68,21 @@ inline DriftRecord sample_drift(int64_t step) {
     r.cka.push_back(base + 0.3);
   }
   return r;
+}
+
+inline CheckpointRecord sample_checkpoint(int64_t step) {
+  return {.step = step,
+          .path = "checkpoints/step-" + std::to_string(step),
+          .bytes = (int64_t{1} << 35) + step,
+          .stall_s = 1.0 / static_cast<double>(step)};
+}
+
+inline ResumeRecord sample_resume(int64_t step) {
+  return {.step = step,
+          .path = "checkpoints/step-" + std::to_string(step),
+          .rejected = {{"checkpoints/step-9", "rank-00001.h5: hash differs"}, {"b", "\"c\""}},
+          .world_size = 2,
+          .config_text = "[train]\nlr = 0.002\n"};
 }
 
 inline MemoryRecord sample_memory() {

@@ -70,10 +70,11 @@ TEST_F(WeightDirectoryTest, IndexCannotLeaveTheDirectory) {
 }
 
 TEST_F(WeightDirectoryTest, FaultyIndexes) {
-  refused(R"({"a": "three.safetensors"})", {"index.json", "three.safetensors", "'a'", "missing"});
-  refused(R"({"a": "two.safetensors"})", {"'a'", "two.safetensors", "does not hold it"});
-  refused(R"({"a": 1})", {"'a'", "a file name", "1"});
+  refused(R"({"a": "three.safetensors"})", {"index.json", "three.safetensors", "\"a\"", "missing"});
+  refused(R"({"a": "two.safetensors"})", {"\"a\"", "two.safetensors", "does not hold it"});
+  refused(R"({"a": 1})", {"\"a\"", "a file name", "1"});
   refused(R"({"a": "one.safetensors", "a": "two.safetensors"})", {"\"a\"", "twice"});
+  refused(cat(R"({"a": ")", std::string(300, 'n'), R"(.safetensors"})"), {"nnn", "missing"});
   refused("[]", {"weight_map"});
   write_text(dir_ / "model.safetensors.index.json", "{}");
   expect_data_error([&] { open(); }, {"weight_map"});

@@ -1,11 +1,14 @@
 // Writes files through io/ for tests/parity/files_parity.py, which reads them with the Python
 // packages that users have.
-//   write_samples run DIR          run.jsonl, run.h5, bf16.h5 and mixed.safetensors of known
-//   numbers write_samples model IN OUT     reads a Hugging Face directory and writes it again in
-//   shards write_samples adapter IN OUT   reads a PEFT adapter and writes it again
+//
+//   write_samples run DIR           run.jsonl, run.h5, bf16.h5, mixed.safetensors of known numbers
+//   write_samples rebuild JSONL H5  run.h5 from run.jsonl
+//   write_samples model IN OUT      reads a Hugging Face directory, writes it again in shards
+//   write_samples adapter IN OUT    reads a PEFT adapter and writes it again
 #include <array>
 #include <cstdio>
 #include <filesystem>
+#include <limits>
 #include <span>
 
 #include "base/atomic_file.h"
@@ -14,6 +17,7 @@
 #include "io/huggingface_writer.h"
 #include "io/peft_adapter.h"
 #include "io/run_file.h"
+#include "io/run_rebuild.h"
 #include "io/weights.h"
 #include "sample_records.h"
 
@@ -27,13 +31,12 @@ constexpr std::array<uint16_t, 4> kBF16 = {0x3f80, 0xc020, 0x0001, 0x7f7f};
 void write_run(const fs::path& dir) {
   RunLog log(dir / "run.jsonl");
   RunFile file(dir / "run.h5", {"[train]\nlr = 0.001\n", "0.1.0"});
-  StartRecord start;
-  start.version = "0.1.0";
-  start.config_json = R"({"train": {"lr": 0.001}})";
-  log.write(start);
+  log.write(testing::sample_start());
   for (int64_t step = 1; step <= 6; ++step) {
-    log.write(testing::sample_step(step));
-    file.append(testing::sample_step(step));
+    StepRecord record = testing::sample_step(step);
+    if (step == 5) record.clean_loss = std::numeric_limits<double>::infinity();
+    log.write(record);
+    file.append(record);
     if (step % 2 == 0) {
       log.write(testing::sample_drift(step));
       file.append(testing::sample_drift(step));
@@ -42,6 +45,9 @@ void write_run(const fs::path& dir) {
   }
   log.write(testing::sample_memory());
   file.append(testing::sample_memory());
+  log.write(testing::sample_checkpoint(6));
+  log.write(testing::sample_resume(6));
+  file.append(testing::sample_resume(6));
   log.write(EndRecord{"done", 6, 1.5});
   file.close();
 }
@@ -112,12 +118,16 @@ int run(std::span<char*> args) {
     write_run(args[2]);
     write_bf16(fs::path(args[2]) / "bf16.h5");
     write_mixed(fs::path(args[2]) / "mixed.safetensors");
+  } else if (command == "rebuild" && args.size() == 4) {
+    rebuild_run_file(args[2], args[3]);
   } else if (command == "model" && args.size() == 4) {
     rewrite_model(args[2], args[3]);
   } else if (command == "adapter" && args.size() == 4) {
     rewrite_adapter(args[2], args[3]);
   } else {
-    std::fprintf(stderr, "usage: write_samples run DIR | model IN OUT | adapter IN OUT\n");
+    std::fprintf(
+        stderr,
+        "usage: write_samples run DIR | rebuild JSONL H5 | model IN OUT | adapter IN OUT\n");
     return 2;
   }
   return 0;
