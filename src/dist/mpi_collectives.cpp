@@ -43,12 +43,15 @@ struct ScratchBuffer {
 
 // What the operations of one group share.
 struct Group {
-  Group(MpiCommunicator communicator, int64_t limit, std::shared_ptr<ProgressThread> thread)
+  Group(MpiCommunicator communicator, int64_t limit, std::shared_ptr<ProcessServices> the_services,
+        std::shared_ptr<CallGroup> the_calls)
       : comm(std::move(communicator)),
         rank(comm.rank()),
         size(comm.size()),
         max_elements_per_call(limit),
-        progress(std::move(thread)) {}
+        services(std::move(the_services)),
+        progress(services->progress.get()),
+        calls(std::move(the_calls)) {}
 
   ScratchBuffer take_scratch(int64_t num_bytes);
   void give_back(ScratchBuffer buffer);
@@ -56,7 +59,9 @@ struct Group {
   MpiCommunicator comm;
   int rank, size;
   int64_t max_elements_per_call;
-  std::shared_ptr<ProgressThread> progress;  // null: operations are polled
+  std::shared_ptr<ProcessServices> services;
+  ProgressThread* progress;  // null: operations are polled
+  std::shared_ptr<CallGroup> calls;
   CollectiveStatistics statistics;
   std::vector<ScratchBuffer> kept;
 };
@@ -83,8 +88,11 @@ void Group::give_back(ScratchBuffer buffer) {
 // The MPI requests of one operation and what is to be done with the data once all have arrived.
 class MpiOperation final : public Work::State {
  public:
-  MpiOperation(std::shared_ptr<Group> group, const char* name)
-      : group_(std::move(group)), name_(name), progress_(group_->progress.get()) {}
+  MpiOperation(std::shared_ptr<Group> group, const char* name, Call call)
+      : group_(std::move(group)),
+        name_(name),
+        call_(std::move(call)),
+        progress_(group_->progress) {}
   MpiOperation(const MpiOperation&) = delete;
   MpiOperation& operator=(const MpiOperation&) = delete;
   ~MpiOperation() override;
@@ -104,6 +112,7 @@ class MpiOperation final : public Work::State {
 
   std::shared_ptr<Group> group_;
   const char* name_;
+  Call call_;
   ProgressThread* progress_;  // null without one, and from completion on
   std::vector<MPI_Request> requests_;
   std::vector<MPI_Status> statuses_;
@@ -116,6 +125,7 @@ MpiOperation::~MpiOperation() {
   if (requests_.empty()) return;
   stop_progress();
   if (!mpi_is_live()) return;
+  call_.wait_begins();
   if (MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE) !=
       MPI_SUCCESS)
     log::error(cat(name_, ": requests that had been started failed"));
@@ -145,6 +155,7 @@ bool MpiOperation::test() {
 void MpiOperation::wait() {
   const Stopwatch watch;
   statuses_.resize(requests_.size());
+  call_.wait_begins();
   if (group_->progress) group_->progress->enter_wait();
   const int code =
       MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), statuses_.data());
@@ -156,6 +167,7 @@ void MpiOperation::wait() {
 void MpiOperation::complete(int code) {
   stop_progress();
   requests_.clear();
+  call_.done();
   const std::function<void()> action = std::exchange(action_, nullptr);
   if (code == MPI_ERR_IN_STATUS) {
     for (const MPI_Status& status : statuses_)
@@ -190,9 +202,9 @@ std::byte* at(void* base, int64_t element, DataType type) {
 class MpiCollectives final : public Collectives {
  public:
   MpiCollectives(MpiCommunicator comm, int64_t max_elements_per_call,
-                 std::shared_ptr<ProgressThread> progress)
-      : group_(
-            std::make_shared<Group>(std::move(comm), max_elements_per_call, std::move(progress))) {}
+                 std::shared_ptr<ProcessServices> services, std::shared_ptr<CallGroup> calls)
+      : group_(std::make_shared<Group>(std::move(comm), max_elements_per_call, std::move(services),
+                                       std::move(calls))) {}
 
   int rank() const override { return group_->rank; }
   int size() const override { return group_->size; }
@@ -212,7 +224,15 @@ class MpiCollectives final : public Collectives {
   int64_t max_block() const {
     return std::max<int64_t>(1, group_->max_elements_per_call / group_->size);
   }
-  std::unique_ptr<MpiOperation> begin(const char* name, int64_t num_bytes);
+  // `name` of the MPI function, `call` for the log and the statistics.
+  struct Operation {
+    const char* name;
+    const char* call;
+    int64_t count;  // elements of the whole operation
+    DataType type;
+    int64_t sent_bytes;
+  };
+  std::unique_ptr<MpiOperation> begin(const Operation& operation);
   // One element per rank's chunk, as far apart as the ranks' blocks of `count` elements.
   MpiDatatype block_type(const Chunk& chunk, int64_t count, DataType type) const {
     return MpiDatatype::block(chunk.count, mpi_type(type),
@@ -225,16 +245,19 @@ class MpiCollectives final : public Collectives {
   std::shared_ptr<Group> group_;
 };
 
-std::unique_ptr<MpiOperation> MpiCollectives::begin(const char* name, int64_t num_bytes) {
+std::unique_ptr<MpiOperation> MpiCollectives::begin(const Operation& operation) {
   ++group_->statistics.num_calls;
-  group_->statistics.num_bytes += num_bytes;
-  return std::make_unique<MpiOperation>(group_, name);
+  group_->statistics.num_bytes += operation.sent_bytes;
+  const int64_t num_bytes = operation.count * static_cast<int64_t>(size_of(operation.type));
+  return std::make_unique<MpiOperation>(
+      group_, operation.name, Call(group_->calls, operation.call, operation.count, num_bytes));
 }
 
 Work MpiCollectives::all_gather(const void* send, void* recv, int64_t count, DataType type,
                                 Stream) {
   check_count("all_gather", count);
-  auto operation = begin("MPI_Iallgather", gather_bytes(count, type, size()));
+  auto operation = begin(
+      {"MPI_Iallgather", "all_gather", size() * count, type, gather_bytes(count, type, size())});
   const bool in_place = send == at(recv, rank() * count, type);
   for (const Chunk& chunk : cut(count, max_block())) {
     const MpiDatatype block = block_type(chunk, count, type);
@@ -252,7 +275,8 @@ Work MpiCollectives::all_gather(const void* send, void* recv, int64_t count, Dat
 Work MpiCollectives::reduce_scatter(void* send, void* recv, int64_t count, DataType type,
                                     ReduceOp op, Stream) {
   check_host_reduce_scatter(count, type);
-  auto operation = begin("MPI_Isend", gather_bytes(count, type, size()));
+  auto operation = begin(
+      {"MPI_Isend", "reduce_scatter", size() * count, type, gather_bytes(count, type, size())});
   ScratchBuffer scratch =
       group_->take_scratch((size() - 1) * count * static_cast<int64_t>(size_of(type)));
   std::byte* const received = scratch.data.get();
@@ -300,7 +324,8 @@ Work MpiCollectives::all_reduce(void* data, int64_t count, DataType type, Reduce
   if (gathered * static_cast<int64_t>(size_of(type)) <= kGatheredAllReduceBytes &&
       gathered <= group_->max_elements_per_call)
     return gather_and_reduce(data, count, type, op);
-  auto operation = begin("MPI_Iallreduce", all_reduce_bytes(count, type, size()));
+  auto operation =
+      begin({"MPI_Iallreduce", "all_reduce", count, type, all_reduce_bytes(count, type, size())});
   for (const Chunk& chunk : cut(count, group_->max_elements_per_call)) {
     MPI_Request request = MPI_REQUEST_NULL;
     const int code = MPI_Iallreduce(MPI_IN_PLACE, at(data, chunk.begin, type), chunk.count,
@@ -311,7 +336,8 @@ Work MpiCollectives::all_reduce(void* data, int64_t count, DataType type, Reduce
 }
 
 Work MpiCollectives::gather_and_reduce(void* data, int64_t count, DataType type, ReduceOp op) {
-  auto operation = begin("MPI_Iallgather", all_reduce_bytes(count, type, size()));
+  auto operation =
+      begin({"MPI_Iallgather", "all_reduce", count, type, all_reduce_bytes(count, type, size())});
   if (count == 0) return Work(std::move(operation));
   ScratchBuffer scratch = group_->take_scratch(kGatheredAllReduceBytes);
   std::byte* const received = scratch.data.get();
@@ -329,7 +355,8 @@ Work MpiCollectives::gather_and_reduce(void* data, int64_t count, DataType type,
 
 Work MpiCollectives::broadcast(void* data, int64_t count, DataType type, int root, Stream) {
   check_broadcast(count, root, size());
-  auto operation = begin("MPI_Ibcast", broadcast_bytes(count, type, size()));
+  auto operation =
+      begin({"MPI_Ibcast", "broadcast", count, type, broadcast_bytes(count, type, size())});
   for (const Chunk& chunk : cut(count, group_->max_elements_per_call)) {
     MPI_Request request = MPI_REQUEST_NULL;
     const int code = MPI_Ibcast(at(data, chunk.begin, type), chunk.count, mpi_type(type), root,
@@ -342,6 +369,7 @@ Work MpiCollectives::broadcast(void* data, int64_t count, DataType type, int roo
 void MpiCollectives::barrier() {
   const Stopwatch watch;
   ++group_->statistics.num_calls;
+  const Call call = Call::blocking(group_->calls, "barrier");
   if (group_->progress) group_->progress->enter_wait();
   const int code = MPI_Barrier(comm());
   if (group_->progress) group_->progress->leave_wait();
@@ -353,11 +381,12 @@ void MpiCollectives::barrier() {
 
 std::unique_ptr<Collectives> make_mpi_collectives(MpiCommunicator comm,
                                                   int64_t max_elements_per_call,
-                                                  std::shared_ptr<ProgressThread> progress) {
+                                                  std::shared_ptr<ProcessServices> services,
+                                                  std::shared_ptr<CallGroup> calls) {
   VAX_CHECK(max_elements_per_call >= 1 && max_elements_per_call <= INT_MAX,
             "max_elements_per_call = ", max_elements_per_call, " is not in [1, ", INT_MAX, "]");
   return std::make_unique<MpiCollectives>(std::move(comm), max_elements_per_call,
-                                          std::move(progress));
+                                          std::move(services), std::move(calls));
 }
 
 }  // namespace vax::dist

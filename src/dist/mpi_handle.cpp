@@ -2,6 +2,7 @@
 
 #include <array>
 #include <filesystem>
+#include <numeric>
 #include <string>
 #include <string_view>
 
@@ -55,6 +56,18 @@ int MpiCommunicator::size() const {
   int size = 0;
   VAX_MPI(comm_, MPI_Comm_size(comm_, &size));
   return size;
+}
+
+std::vector<int> MpiCommunicator::world_ranks() const {
+  MPI_Group own = MPI_GROUP_NULL, world = MPI_GROUP_NULL;
+  VAX_MPI(comm_, MPI_Comm_group(comm_, &own));
+  VAX_MPI(comm_, MPI_Comm_group(MPI_COMM_WORLD, &world));
+  std::vector<int> ranks(static_cast<size_t>(size())), world_ranks(ranks.size());
+  std::iota(ranks.begin(), ranks.end(), 0);
+  VAX_MPI(comm_, MPI_Group_translate_ranks(own, size(), ranks.data(), world, world_ranks.data()));
+  MPI_Group_free(&own);
+  MPI_Group_free(&world);
+  return world_ranks;
 }
 
 void MpiCommunicator::free() noexcept {

@@ -9,6 +9,7 @@
 #include <source_location>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "dist/collectives.h"
 
@@ -43,6 +44,8 @@ class MpiCommunicator {
   MPI_Comm get() const { return comm_; }
   int rank() const;
   int size() const;
+  // Its ranks as ranks of the world, in its order. Not collective.
+  std::vector<int> world_ranks() const;
 
  private:
   void free() noexcept;

@@ -24,6 +24,7 @@
 #include "base/log.h"
 #include "base/stopwatch.h"
 #include "dist/call_accounting.h"
+#include "dist/call_log.h"
 
 namespace vax::dist {
 namespace {
@@ -121,6 +122,7 @@ class Group {
   ncclComm_t comm = nullptr;
   cudaStream_t stream = nullptr;
   void* barrier_word = nullptr;  // one int32 on the device
+  const std::shared_ptr<CallGroup> calls;
   CollectiveStatistics statistics;
 
  private:
@@ -132,7 +134,10 @@ class Group {
 #define VAX_NCCL(group, call) (group).check((call), #call)
 
 Group::Group(const Communicator& bootstrap, int the_device)
-    : rank(bootstrap.rank()), size(bootstrap.size()), device(the_device) {
+    : rank(bootstrap.rank()),
+      size(bootstrap.size()),
+      device(the_device),
+      calls(bootstrap.make_call_group("nccl")) {
   check_version(rank, size);
   try {
     select_device();
@@ -148,6 +153,7 @@ Group::Group(const Communicator& bootstrap, int the_device)
 }
 
 void Group::connect(const Communicator& bootstrap) {
+  const Call call = Call::blocking(calls, "ncclCommInitRankConfig");
   ncclUniqueId id{};
   if (rank == 0 && ncclGetUniqueId(&id) != ncclSuccess)
     fail("ncclGetUniqueId", ncclGetLastError(nullptr), rank, size, std::source_location::current());
@@ -205,9 +211,11 @@ void Group::check_async(const char* call, std::source_location where) {
 
 class NcclOperation final : public Work::State {
  public:
-  NcclOperation(std::shared_ptr<Group> group, const char* name, cudaStream_t consumer)
+  NcclOperation(std::shared_ptr<Group> group, const char* name, int64_t count, int64_t num_bytes,
+                cudaStream_t consumer)
       : group_(std::move(group)),
         name_(name),
+        call_(group_->calls, name, count, num_bytes),
         consumer_(consumer),
         done_(group_->rank, group_->size) {}
 
@@ -222,6 +230,7 @@ class NcclOperation final : public Work::State {
     const cudaError_t code = cudaEventQuery(done_.get());
     if (code == cudaErrorNotReady) return false;
     check_cuda(code, name_, group_->rank, group_->size);
+    call_.done();
     return true;
   }
 
@@ -234,6 +243,8 @@ class NcclOperation final : public Work::State {
  private:
   std::shared_ptr<Group> group_;
   const char* name_;
+  // Its end is when it is known to be complete, or the Work's: the host does not wait for streams.
+  Call call_;
   cudaStream_t consumer_;
   CudaEvent done_;
 };
@@ -250,29 +261,31 @@ class NcclCollectives final : public Collectives {
   Work all_gather(const void* send, void* recv, int64_t count, DataType type,
                   Stream stream) override {
     check_count("all_gather", count);
-    return run("ncclAllGather", gather_bytes(count, type, size()), stream, [&] {
-      return ncclAllGather(send, recv, static_cast<size_t>(count), nccl_type(type), group_->comm,
-                           group_->stream);
-    });
+    return run({"ncclAllGather", size() * count, type, gather_bytes(count, type, size())}, stream,
+               [&] {
+                 return ncclAllGather(send, recv, static_cast<size_t>(count), nccl_type(type),
+                                      group_->comm, group_->stream);
+               });
   }
   Work reduce_scatter(void* send, void* recv, int64_t count, DataType type, ReduceOp op,
                       Stream stream) override {
     check_count("reduce_scatter", count);
-    return run("ncclReduceScatter", gather_bytes(count, type, size()), stream, [&] {
-      return ncclReduceScatter(send, recv, static_cast<size_t>(count), nccl_type(type), nccl_op(op),
-                               group_->comm, group_->stream);
-    });
+    return run({"ncclReduceScatter", size() * count, type, gather_bytes(count, type, size())},
+               stream, [&] {
+                 return ncclReduceScatter(send, recv, static_cast<size_t>(count), nccl_type(type),
+                                          nccl_op(op), group_->comm, group_->stream);
+               });
   }
   Work all_reduce(void* data, int64_t count, DataType type, ReduceOp op, Stream stream) override {
     check_count("all_reduce", count);
-    return run("ncclAllReduce", all_reduce_bytes(count, type, size()), stream, [&] {
+    return run({"ncclAllReduce", count, type, all_reduce_bytes(count, type, size())}, stream, [&] {
       return ncclAllReduce(data, data, static_cast<size_t>(count), nccl_type(type), nccl_op(op),
                            group_->comm, group_->stream);
     });
   }
   Work broadcast(void* data, int64_t count, DataType type, int root, Stream stream) override {
     check_broadcast(count, root, size());
-    return run("ncclBroadcast", broadcast_bytes(count, type, size()), stream, [&] {
+    return run({"ncclBroadcast", count, type, broadcast_bytes(count, type, size())}, stream, [&] {
       return ncclBroadcast(data, data, static_cast<size_t>(count), nccl_type(type), root,
                            group_->comm, group_->stream);
     });
@@ -282,32 +295,41 @@ class NcclCollectives final : public Collectives {
   CollectiveStatistics statistics() const override { return group_->statistics; }
 
  private:
-  template <typename Call>
-  Work run(const char* name, int64_t num_bytes, Stream stream, Call call);
+  struct Operation {
+    const char* name;  // of the NCCL function
+    int64_t count;     // elements of the whole operation
+    DataType type;
+    int64_t sent_bytes;
+  };
+  template <typename Start>
+  Work run(const Operation& operation, Stream stream, Start start);
 
   std::shared_ptr<Group> group_;
 };
 
 // The group's stream first waits for what the caller's stream holds: the operands.
-template <typename Call>
-Work NcclCollectives::run(const char* name, int64_t num_bytes, Stream stream, Call call) {
+template <typename Start>
+Work NcclCollectives::run(const Operation& operation, Stream stream, Start start) {
   Group& group = *group_;
-  group.check_async(name);
+  group.check_async(operation.name);
   group.select_device();
   ++group.statistics.num_calls;
-  group.statistics.num_bytes += num_bytes;
+  group.statistics.num_bytes += operation.sent_bytes;
   const cudaStream_t caller = static_cast<cudaStream_t>(stream.handle);
   const CudaEvent ready(group.rank, group.size);
   VAX_CUDA(group.rank, group.size, cudaEventRecord(ready.get(), caller));
   VAX_CUDA(group.rank, group.size, cudaStreamWaitEvent(group.stream, ready.get(), 0));
-  auto operation = std::make_unique<NcclOperation>(group_, name, caller);
-  group.check(call(), name);
-  operation->mark();
-  return Work(std::move(operation));
+  const int64_t num_bytes = operation.count * static_cast<int64_t>(size_of(operation.type));
+  auto state =
+      std::make_unique<NcclOperation>(group_, operation.name, operation.count, num_bytes, caller);
+  group.check(start(), operation.name);
+  state->mark();
+  return Work(std::move(state));
 }
 
 void NcclCollectives::barrier() {
   const Stopwatch watch;
+  const Call call = Call::blocking(group_->calls, "barrier");
   Work work =
       all_reduce(group_->barrier_word, 1, DataType::kInt32, ReduceOp::kSum, {group_->stream});
   while (!work.test()) std::this_thread::sleep_for(kPollInterval);

@@ -54,6 +54,8 @@ struct ShardedGradients::Impl {
     bool first = false;  // of its unit in this step: the sum replaces the shard
     int64_t released = 0;
     Work reducing;
+    // If shared, for the watchdog: the sum of what all have published, and that all have read it.
+    Call adding, reading;
   };
 
   Impl(Collectives& collectives, const std::vector<int64_t>& unit_counts,
@@ -65,10 +67,11 @@ struct ShardedGradients::Impl {
   void start_reduction(Buffer& buffer);
   bool is_complete(Buffer& buffer);
   void add_oldest();  // REQUIRES that it is complete, or not shared (then BLOCKS host)
-  void sum_shared(const Buffer& buffer);
+  void sum_shared(Buffer& buffer);
   void poll();
+  // `reused`: the buffer that is to be free; null: all are.
   template <typename Condition>
-  void wait_for_ranks(Condition condition);
+  void wait_for_ranks(Buffer* reused, Condition condition);
   void clear_gaps(int unit, at::Tensor& flat) const;
 
   Collectives& group;
@@ -78,8 +81,9 @@ struct ShardedGradients::Impl {
   std::vector<bool> held;   // of each unit
   std::vector<bool> fresh;  // of each unit: its shard is void until it is written
   std::vector<Buffer> buffers;
-  std::unique_ptr<NodeBuffers> shared;  // null: reductions go through `group`
-  std::deque<Buffer*> queue;            // under way, oldest first
+  std::unique_ptr<NodeBuffers> shared;                     // null: reductions go through `group`
+  std::shared_ptr<CallGroup> adding_calls, reading_calls;  // if shared
+  std::deque<Buffer*> queue;                               // under way, oldest first
   int64_t num_releases = 0;
   double waited_s = 0;
 };
@@ -99,7 +103,11 @@ void ShardedGradients::Impl::allocate_buffers(const Communicator* node,
   int64_t largest = 0;
   for (const Partition& partition : partitions) largest = std::max(largest, partition.shard_count);
   const int64_t count = largest * group.size();
-  if (node != nullptr) shared = std::make_unique<NodeBuffers>(*node, kNodeGradientBuffers, count);
+  if (node != nullptr) {
+    shared = std::make_unique<NodeBuffers>(*node, kNodeGradientBuffers, count);
+    adding_calls = node->make_call_group("gradients on the node");
+    reading_calls = node->make_call_group("gradients read on the node");
+  }
   buffers.resize(static_cast<size_t>(node ? kNodeGradientBuffers : kGradientBuffers));
   for (size_t i = 0; i < buffers.size(); ++i) {
     buffers[i].index = static_cast<int>(i);
@@ -131,7 +139,9 @@ ShardedGradients::Impl::Buffer& ShardedGradients::Impl::free_buffer(int unit) {
   VAX_CHECK(num_handed_out < kMaxHeld, "unit ", unit, " is acquired while ", kMaxHeld,
             " others are held");
   if (shared) {
-    wait_for_ranks([&] { return !oldest->under_way && shared->all_have_read(oldest->index); });
+    wait_for_ranks(oldest,
+                   [&] { return !oldest->under_way && shared->all_have_read(oldest->index); });
+    oldest->reading.done();
   } else {
     while (oldest->under_way) add_oldest();
   }
@@ -145,7 +155,12 @@ void ShardedGradients::Impl::start_reduction(Buffer& buffer) {
   buffer.first = fresh[unit];
   fresh[unit] = false;
   queue.push_back(&buffer);
-  if (shared) return shared->publish(buffer.index);
+  if (shared) {
+    const int64_t count = partitions[unit].shard_count * group.size();
+    buffer.adding = Call(adding_calls, "reduce_scatter", count,
+                         count * static_cast<int64_t>(size_of(DataType::kFloat32)));
+    return shared->publish(buffer.index);
+  }
   // A sum that replaces the shard is made there; nothing before it in the queue is of this unit.
   at::Tensor& target = buffer.first ? shards[unit] : buffer.recv;
   buffer.reducing =
@@ -170,7 +185,7 @@ void ShardedGradients::Impl::add_oldest() {
   buffer.unit = kNoUnit;
 }
 
-void ShardedGradients::Impl::sum_shared(const Buffer& buffer) {
+void ShardedGradients::Impl::sum_shared(Buffer& buffer) {
   const Partition& partition = partitions[buffer.unit];
   std::vector<const float*> blocks;
   for (int rank = 0; rank < group.size(); ++rank)
@@ -178,6 +193,8 @@ void ShardedGradients::Impl::sum_shared(const Buffer& buffer) {
   sum_blocks(blocks, partition.end - partition.begin, !buffer.first,
              shards[buffer.unit].data_ptr<float>());
   shared->mark_read(buffer.index);
+  buffer.adding.done();
+  buffer.reading = Call(reading_calls, "read", 0, 0);
 }
 
 void ShardedGradients::Impl::poll() {
@@ -186,11 +203,14 @@ void ShardedGradients::Impl::poll() {
 
 // Goes on adding meanwhile: the others may wait for this rank to have read theirs.
 template <typename Condition>
-void ShardedGradients::Impl::wait_for_ranks(Condition condition) {
+void ShardedGradients::Impl::wait_for_ranks(Buffer* reused, Condition condition) {
   poll();
   if (condition()) return;
   Backoff backoff;
   while (!condition()) {
+    const bool is_read = reused != nullptr && !reused->under_way;
+    Call& call = is_read ? reused->reading : queue.front()->adding;
+    call.wait_begins();
     const Stopwatch watch;
     backoff.pause();
     waited_s += watch.elapsed_s();
@@ -257,7 +277,7 @@ void ShardedGradients::release(int unit) {
 void ShardedGradients::finish() {
   Impl& impl = *impl_;
   if (impl.shared)
-    impl.wait_for_ranks([&impl] { return impl.queue.empty(); });
+    impl.wait_for_ranks(nullptr, [&impl] { return impl.queue.empty(); });
   else
     while (!impl.queue.empty()) impl.add_oldest();
   for (size_t unit = 0; unit < impl.shards.size(); ++unit) {

@@ -147,7 +147,7 @@ void check_memory(const Communicator& node, int64_t num_bytes) {
 }  // namespace
 
 SharedMemory::SharedMemory(const Communicator& node, int64_t num_bytes)
-    : ranks_(node.make_collectives()),
+    : ranks_(node.make_collectives("shared memory")),
       num_bytes_(num_bytes),
       mapped_bytes_(round_up<int64_t>(std::max<int64_t>(num_bytes, 1), ::sysconf(_SC_PAGESIZE))) {
   VAX_CHECK(num_bytes >= 0, "shared memory of ", num_bytes, " bytes");

@@ -39,7 +39,7 @@ void check_equal_nodes(dist::Collectives& world, const dist::Communicator& node)
 
 Mesh make_mesh(const dist::Communicator& world, const dist::Communicator& node,
                const ShardOptions& shard, bool probe_is_trainable) {
-  Mesh mesh{.world = world.make_collectives()};
+  Mesh mesh{.world = world.make_collectives("world"), .calls = world.calls()};
   const bool frozen_on_node = shard.frozen != "full";
   const bool trainable_on_node = shard.trainable == "node";
   if (trainable_on_node) check_equal_nodes(*mesh.world, node);
@@ -47,11 +47,11 @@ Mesh make_mesh(const dist::Communicator& world, const dist::Communicator& node,
   const Axes on_node = node_axes(world, node);
   const Axes& frozen = frozen_on_node ? on_node : full;
   const Axes& trainable = trainable_on_node ? on_node : full;
-  mesh.frozen = frozen.shard_group.make_collectives();
-  mesh.trainable = trainable.shard_group.make_collectives();
-  mesh.probe = (probe_is_trainable ? trainable : frozen).shard_group.make_collectives();
-  mesh.reduce = trainable.shard_group.make_collectives();
-  mesh.replicas = trainable.replicas.make_collectives();
+  mesh.frozen = frozen.shard_group.make_collectives("frozen");
+  mesh.trainable = trainable.shard_group.make_collectives("trainable");
+  mesh.probe = (probe_is_trainable ? trainable : frozen).shard_group.make_collectives("probe");
+  mesh.reduce = trainable.shard_group.make_collectives("reduce");
+  mesh.replicas = trainable.replicas.make_collectives("replicas");
   if (frozen_on_node) mesh.frozen_node.emplace(node.duplicate());
   if (trainable_on_node) mesh.trainable_node.emplace(node.duplicate());
   return mesh;

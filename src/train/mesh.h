@@ -15,6 +15,7 @@
 #include <optional>
 
 #include "base/options.h"
+#include "dist/call_log.h"
 #include "dist/collectives.h"
 #include "dist/communicator.h"
 
@@ -28,6 +29,7 @@ struct Mesh {
                                                  // group of the plane that they are copies of
   std::unique_ptr<dist::Collectives> reduce;     // reductions of gradients, over a shard group
   std::unique_ptr<dist::Collectives> replicas;   // sums of gradient shards
+  std::shared_ptr<dist::CallLog> calls;          // of all of them; told where the program is
   // The ranks that share a plane's memory, where its placement says so.
   std::optional<dist::Communicator> frozen_node, trainable_node;
 

@@ -15,6 +15,7 @@ model::PassOptions update_pass_options(const StepContext& context, const StepBat
 StepOutcome SftMethod::run(const StepBatch& batch) {
   const model::PassOptions options = update_pass_options(context_, batch);
   double loss_sum = 0;
+  context_.set_phase("pass 1");
   for (const PackedBatch& micro_batch : batch.micro_batches)
     loss_sum += context_.update.llama.forward_backward(micro_batch, context_.update.weights,
                                                        &context_.gradients, options);

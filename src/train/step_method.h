@@ -9,6 +9,7 @@
 
 #include "base/options.h"
 #include "base/packed_batch.h"
+#include "dist/call_log.h"
 #include "dist/collectives.h"
 #include "model/llama.h"
 #include "model/weights.h"
@@ -35,7 +36,13 @@ struct StepContext {
   model::GradientSink& gradients;
   dist::Collectives& world;
   const TrainOptions& train;
-  double dropout = 0;  // of the adapter
+  double dropout = 0;              // of the adapter
+  dist::CallLog* calls = nullptr;  // told which pass runs; null: nobody is
+
+  // REQUIRES a static text.
+  void set_phase(const char* phase) const {
+    if (calls != nullptr) calls->set_phase(phase);
+  }
 };
 
 // This rank's part of one global batch. Every rank has the same number of micro-batches; those

@@ -88,6 +88,7 @@ double VaccineMethod::run_probe(train::PassModel model, const train::StepBatch& 
 }
 
 double VaccineMethod::find_perturbation(const train::StepBatch& batch, Group group) {
+  context_.set_phase("pass 1");
   perturbation_.begin(group.count);
   const double loss_sum = run_probe(context_.probe, batch, group,
                                     [this](size_t i, int layer, const at::Tensor& grad_TD) {
@@ -98,6 +99,7 @@ double VaccineMethod::find_perturbation(const train::StepBatch& batch, Group gro
 }
 
 ops::CosineSums VaccineMethod::check_perturbation(const train::StepBatch& batch, Group group) {
+  context_.set_phase("check of the probe");
   ProbeCheck check(perturbation_, context_.update.llama.num_layers());
   run_probe(context_.update, batch, group, [&check](size_t i, int layer, const at::Tensor& grad) {
     check.record(i, layer, grad);
@@ -106,6 +108,7 @@ ops::CosineSums VaccineMethod::check_perturbation(const train::StepBatch& batch,
 }
 
 double VaccineMethod::train_perturbed(const train::StepBatch& batch, Group group) {
+  context_.set_phase("pass 2");
   model::PassOptions options = train::update_pass_options(context_, batch);
   double loss_sum = 0;
   for (size_t i = 0; i < group.count; ++i) {

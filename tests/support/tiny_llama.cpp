@@ -112,7 +112,8 @@ train::Mesh make_self_mesh() {
           .trainable = dist::make_self_collectives(),
           .probe = dist::make_self_collectives(),
           .reduce = dist::make_self_collectives(),
-          .replicas = dist::make_self_collectives()};
+          .replicas = dist::make_self_collectives(),
+          .calls = dist::CallLog::make(0)};
 }
 
 dist::Work LonelyRank::all_gather(const void*, void*, int64_t, dist::DataType, dist::Stream) {
