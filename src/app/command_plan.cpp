@@ -1,5 +1,6 @@
 // vaccine plan: what a training run will need, from config.json and the options alone: memory of a
-// rank by what it is for, bytes on the wire per step, and with --schedule what is gathered when.
+// rank by what it is for, bytes on the wire per step, the size of a checkpoint, and with --schedule
+// what is gathered when.
 // Rows are taken to fill data.max_length, every token but the first a label: the most it can be.
 #include <cstdio>
 #include <filesystem>
@@ -24,6 +25,17 @@ train::Layout layout_of(const Session& session) {
 
 void print_bytes(const char* name, int64_t bytes) {
   if (bytes > 0) std::printf("  %-14s %12s\n", name, bytes_text(bytes).c_str());
+}
+
+// The data of a checkpoint: weights and both moments of what is trained, and the frozen weights
+// where they are asked for.
+int64_t checkpoint_bytes(const Options& options, const train::ModelPlan& model) {
+  constexpr int64_t kTrainedBytes = 3 * sizeof(float);
+  int64_t bytes = kTrainedBytes * num_parameters(model.llama->trainable_layout());
+  if (!options.checkpoint.adapter_only.value_or(true))
+    bytes += num_parameters(model.llama->frozen_layout()) *
+             static_cast<int64_t>(c10::elementSize(model.frozen_units.shard_dtype));
+  return bytes;
 }
 
 void print_wire(const train::WireBytes& wire) {
@@ -69,6 +81,8 @@ void run_plan(const Session& session) {
                 options.train.method.c_str(), layout.num_ranks, layout.ranks_per_node,
                 static_cast<long>(workload.micro_tokens),
                 static_cast<long>(workload.num_micro_batches));
+    std::printf("a checkpoint has %s of data\n",
+                bytes_text(checkpoint_bytes(options, model)).c_str());
     std::printf("memory of a rank\n");
     train::visit_memory(plan.memory, print_bytes);
     print_bytes("in all", plan.memory.total());

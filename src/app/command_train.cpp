@@ -5,9 +5,12 @@
 #include "app/model_loading.h"
 #include "app/planning.h"
 #include "app/resolved_config.h"
+#include "app/resuming.h"
 #include "app/session.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/stopwatch.h"
+#include "train/checkpointer.h"
 #include "train/saver.h"
 #include "train/trainer.h"
 #include "vaccine/drift.h"
@@ -147,53 +150,160 @@ void report_memory(const Session& session, dist::Collectives& world,
                 "; the process with everything ", bytes_text(process_bytes)));
 }
 
-}  // namespace
+io::CheckpointManifest describe_run(const Session& session, const Options& options,
+                                    const io::StartRecord& start, const train::Trainer& trainer) {
+  return {.program_version = VAX_VERSION,
+          .config = to_ini(options),
+          .data = start.data,
+          .world_size = session.world.size(),
+          .position = {.num_steps = trainer.num_steps(),
+                       .steps_per_epoch = trainer.steps_per_epoch(),
+                       .seed = options.train.seed}};
+}
 
-void run_training(const Session& session) {
-  Options options = session.options;
-  train::Mesh mesh = make_mesh(session, !trains_adapter(options));
+// Weights and moments of the checkpoint in place of the initial ones. COLLECTIVE.
+void restore(const Session& session, const ResumePoint& point, train::ModelState& state,
+             train::Trainer& trainer) {
+  if (!point.checkpoint) return;
+  const Stopwatch watch;
+  if (point.steps_done() > trainer.num_steps())
+    throw AgreedError(cat("checkpoint.resume: the checkpoint stands at step ", point.steps_done(),
+                          ", this run has ", trainer.num_steps(), " steps"),
+                      kBadInput);
+  state.begin_update();
+  together(session.world,
+           [&] { train::read_state(*point.checkpoint, state, trainer.optimizer()); });
+  state.publish();
+  if (session.is_root())
+    log::info(cat("going on after step ", point.steps_done(), " of ",
+                  point.checkpoint->directory().string(), ", read in ", watch.elapsed_s(), " s"));
+}
 
-  std::optional<data::Tokenizer> tokenizer;
+// On rank 0; null on the others. COLLECTIVE.
+std::unique_ptr<train::RunOutputs> open_outputs(const Session& session, const Options& options,
+                                                const ResumePoint& point,
+                                                const io::StartRecord& start) {
+  std::unique_ptr<train::RunOutputs> outputs;
+  together(session.world, [&] {
+    if (!session.is_root()) return;
+    clear_way(point, options);
+    if (!point.checkpoint)
+      outputs = std::make_unique<train::RunOutputs>(options.output.dir, to_ini(options), start,
+                                                    options.output.log_interval);
+    else
+      outputs = std::make_unique<train::RunOutputs>(
+          options.output.dir, to_ini(options), start,
+          io::ResumeRecord{.step = point.steps_done(),
+                           .path = point.checkpoint->directory().string(),
+                           .rejected = point.rejected,
+                           .world_size = session.world.size()},
+          options.output.log_interval);
+  });
+  return outputs;
+}
+
+// What a run is made of before its first step.
+struct Inputs {
   data::Dataset dataset;
-  std::vector<PackedBatch> batches;
+  std::vector<PackedBatch> drift_batches;
+};
+
+// COLLECTIVE.
+Inputs read_inputs(const Session& session, const ResumePoint& point, Options& options) {
+  Inputs inputs;
+  std::vector<std::string> differences;
   together(session.world, [&] {
     adopt_initial_adapter(session, options);
     check_against_model(options);
-    tokenizer.emplace(load_tokenizer(options));
-    dataset = data::build_dataset(options.data, *tokenizer, options.subcommand == "finetune");
-    check_lengths(dataset, options);
-    batches = drift_batches(options, *tokenizer);
+    const data::Tokenizer tokenizer = load_tokenizer(options);
+    inputs.dataset = data::build_dataset(options.data, tokenizer, options.subcommand == "finetune");
+    check_lengths(inputs.dataset, options);
+    inputs.drift_batches = drift_batches(options, tokenizer);
+    if (point.checkpoint)
+      differences = check_same_run(point.checkpoint->manifest(), options, inputs.dataset);
   });
-  if (session.is_root()) report_data(dataset);
+  if (!session.is_root()) return inputs;
+  report_data(inputs.dataset);
+  for (const std::string& difference : differences) log::warning(difference);
+  return inputs;
+}
+
+// The steps, with checkpoints. Returns the steps done. COLLECTIVE.
+int64_t run_steps(int64_t steps_done, train::Trainer& trainer, train::Checkpointer& checkpointer,
+                  train::RunOutputs* outputs) {
+  int64_t steps = 0;
+  const auto after_step = [&](int64_t step) {
+    return checkpointer.after_step(step, step == trainer.num_steps());
+  };
+  try {
+    steps = trainer.run({.steps_done = steps_done, .outputs = outputs, .after_step = after_step});
+  } catch (const train::DivergenceError&) {
+    // What was good before stays good.
+    checkpointer.finish();
+    throw;
+  }
+  if (steps == trainer.num_steps()) train::StopSignals::lift_limit();
+  checkpointer.finish();
+  if (steps == trainer.num_steps() || outputs == nullptr) return steps;
+  outputs->end("stopped", steps);
+  log::info(cat("stopped on request after step ", steps, " of ", trainer.num_steps(),
+                "; to go on, start again with --checkpoint.resume auto"));
+  return steps;
+}
+
+}  // namespace
+
+ExitCode run_training(const Session& session) {
+  Options options = session.options;
+  const train::StopSignals signals(options.checkpoint.signals, options.checkpoint.stop_limit_s,
+                                   kCommFailed);
+  const bool is_root = session.is_root();
+  const ResumePoint point = choose_resume_point(session);
+  train::Mesh mesh = make_mesh(session, !trains_adapter(options));
+  const Inputs inputs = read_inputs(session, point, options);
   const auto state = load_model(session, mesh, request_of(options));
 
-  std::unique_ptr<train::RunOutputs> outputs;
-  together(session.world, [&] {
-    if (session.is_root())
-      outputs = std::make_unique<train::RunOutputs>(
-          options.output.dir, to_ini(options),
-          start_record(options, session.world.size(), dataset, *state),
-          options.output.log_interval);
-  });
-  vaccine::DriftMeter meter(std::move(batches), *mesh.world);
-  const train::MemoryParts planned =
-      planned_memory(session, *mesh.world, options, dataset, *state, meter);
-  if (session.is_root()) log::info(cat("memory of a rank, at most: ", memory_text(planned)));
+  vaccine::DriftMeter meter(inputs.drift_batches, *mesh.world);
+  train::MemoryParts planned =
+      planned_memory(session, *mesh.world, options, inputs.dataset, *state, meter);
   train::Trainer trainer(
       {.options = options,
        .mesh = mesh,
        .state = *state,
-       .dataset = dataset,
+       .dataset = inputs.dataset,
        .dropout = trains_adapter(options) ? options.adapter.dropout : 0,
        .make_method =
            [&](const train::StepContext& context) { return make_method(options, context); },
-       .measure_drift = drift_observer(options, meter, *state),
+       .measure_drift = drift_observer(options, meter, *state)});
+  together(session.world, [&] { trainer.check_batches(); });
+  trainer.keep_reference();
+  restore(session, point, *state, trainer);
+
+  const io::StartRecord start = start_record(options, session.world.size(), inputs.dataset, *state);
+  const auto outputs = open_outputs(session, options, point, start);
+  session.world.set_record_directory(options.output.dir);
+  train::Checkpointer checkpointer(
+      {.options = options.checkpoint,
+       .world = session.world,
+       .mesh = mesh,
+       .arrays = train::state_arrays(
+           *state, trainer.optimizer(),
+           trains_adapter(options) && options.checkpoint.adapter_only.value_or(true)),
+       .root = checkpoint_root(options),
+       .description = describe_run(session, options, start, trainer),
+       .requests = train::RequestFiles(options.output.dir),
        .outputs = outputs.get()});
-  trainer.run();
+  if (options.checkpoint.interval > 0) planned.checkpoint = checkpointer.planned_bytes();
+  if (is_root) log::info(cat("memory of a rank, at most: ", memory_text(planned)));
+
+  if (run_steps(point.steps_done(), trainer, checkpointer, outputs.get()) < trainer.num_steps())
+    return kStopped;
   train::MemoryParts measured = trainer.measured_memory();
   measured.drift = meter.reference_bytes(state->llama());
+  measured.checkpoint = checkpointer.snapshot_bytes();
   report_memory(session, *mesh.world, planned, measured, outputs.get());
-  save(options, *state, session.is_root());
+  mesh.calls->set_place("final save");
+  save(options, *state, is_root);
   if (outputs) {
     outputs->end("done", trainer.num_steps());
     log::info(cat(
@@ -201,6 +311,7 @@ void run_training(const Session& session) {
         (fs::path(options.output.dir) / (trains_adapter(options) ? "adapter" : "model")).string(),
         ", run.jsonl, run.h5, config.cfg"));
   }
+  return kDone;
 }
 
 }  // namespace vax::app

@@ -65,7 +65,8 @@ std::string program_help() {
   text +=
       "\n"
       "`vaccine SUBCOMMAND --help` lists its options, `vaccine --version` prints the version.\n"
-      "Exit codes: 0 done, 1 unexpected, 2 configuration or file, 3 rank or collective.\n";
+      "Exit codes: 0 done, 1 unexpected, 2 configuration or file, 3 rank or collective,\n"
+      "75 stopped on request after a checkpoint.\n";
   return text;
 }
 

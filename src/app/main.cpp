@@ -18,8 +18,7 @@ int main(int argc, char** argv) {
     vax::log::set_rank(environment.rank(), environment.world_size());
     const c10::InferenceMode no_autograd;
     try {
-      vax::app::run_program(argc, argv, environment);
-      return ExitCode::kDone;
+      return vax::app::run_program(argc, argv, environment);
     } catch (const vax::app::AgreedError& e) {
       if (environment.rank() == 0) vax::log::error(e.what());
       return e.code();

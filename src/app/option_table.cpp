@@ -225,10 +225,28 @@ void add_eval(std::vector<OptionRow>& rows) {
            {.used_by = kEval | kGenerate});
 }
 
+void add_checkpoint(std::vector<OptionRow>& rows) {
+  using C = CheckpointOptions;
+  SectionRows checkpoint(rows, "checkpoint", &Options::checkpoint, kTraining);
+  checkpoint.add("interval", &C::interval, at_least(0), "steps between checkpoints; 0: on request");
+  checkpoint.add("keep", &C::keep, at_least(2), "newest checkpoints that stay");
+  Rule resume = one_of({"auto", "none"});
+  resume.other = "PATH";
+  checkpoint.add("resume", &C::resume, resume, "where to go on from");
+  checkpoint.add("adapter_only", &C::adapter_only, any_value(), "leave the frozen weights out",
+                 {.unset = "for lora", .used_by = kTraining | kPlan});
+  checkpoint.add("path", &C::path, any_value(), "step-NNNNNN directory whose weights are exported",
+                 {.used_by = kExport});
+  checkpoint.add("signals", &C::signals, distinct(one_of({"USR1", "USR2", "TERM", "INT", "HUP"})),
+                 "signals that ask for a checkpoint and a stop (list)", {.unset = "none"});
+  checkpoint.add("stop_limit_s", &C::stop_limit_s, above(0),
+                 "time from such a signal to a forced end");
+}
+
 void add_output_and_runtime(std::vector<OptionRow>& rows) {
   SectionRows output(rows, "output", &Options::output, kWeightUsers);
   output.add("dir", &OutputOptions::dir, any_value(), "directory of everything that is written",
-             {.used_by = kWeightUsers | kInit});
+             {.used_by = kWeightUsers | kInit | kRebuild});
   output.add("log_interval", &OutputOptions::log_interval, at_least(1),
              "steps between progress lines", {.used_by = kTraining});
   SectionRows runtime(rows, "runtime", &Options::runtime, kWeightUsers);
@@ -238,6 +256,8 @@ void add_output_and_runtime(std::vector<OptionRow>& rows) {
               "where tensors live");
   runtime.add("progress", &RuntimeOptions::progress, one_of({"thread", "poll"}),
               "who moves messages on during compute");
+  runtime.add("timeout_s", &RuntimeOptions::timeout_s, at_least(0),
+              "longest wait for other ranks; 0: for ever");
 }
 
 void add_plan(std::vector<OptionRow>& rows) {
@@ -285,6 +305,7 @@ std::vector<OptionRow> make_rows() {
   add_drift(rows);
   add_eval(rows);
   add_plan(rows);
+  add_checkpoint(rows);
   add_output_and_runtime(rows);
   add_init(rows);
   return rows;

@@ -13,6 +13,7 @@
 #include "app/resolved_config.h"
 #include "app/validate.h"
 #include "base/error.h"
+#include "train/checkpointer.h"
 #include "train/tensor_memory.h"
 #include "train/trainer.h"
 
@@ -51,13 +52,26 @@ void compare_configurations(const dist::Communicator& world, const Options& opti
           kBadInput);
 }
 
-using Command = void (*)(const Session&);
+using Command = ExitCode (*)(const Session&);
+
+// A subcommand that ends well in one way only.
+template <void (*Run)(const Session&)>
+ExitCode completed(const Session& session) {
+  Run(session);
+  return kDone;
+}
 
 const std::map<std::string, Command>& commands() {
-  static const std::map<std::string, Command> table = {
-      {"init", run_init},         {"align", run_training},    {"finetune", run_training},
-      {"plan", run_plan},         {"eval", run_eval},         {"drift", run_drift},
-      {"generate", run_generate}, {"tokenize", run_tokenize}, {"export", run_export}};
+  static const std::map<std::string, Command> table = {{"init", completed<run_init>},
+                                                       {"align", run_training},
+                                                       {"finetune", run_training},
+                                                       {"plan", completed<run_plan>},
+                                                       {"eval", completed<run_eval>},
+                                                       {"drift", completed<run_drift>},
+                                                       {"generate", completed<run_generate>},
+                                                       {"tokenize", completed<run_tokenize>},
+                                                       {"export", completed<run_export>},
+                                                       {"rebuild", completed<run_rebuild>}};
   return table;
 }
 
@@ -83,7 +97,7 @@ bool print_information(int argc, const char* const* argv) {
   return true;
 }
 
-void run_program(int argc, const char* const* argv, const dist::Environment& environment) {
+ExitCode run_program(int argc, const char* const* argv, const dist::Environment& environment) {
   const dist::Communicator start = dist::Communicator::world();
   CommandLine command_line;
   together(start, [&] {
@@ -99,11 +113,18 @@ void run_program(int argc, const char* const* argv, const dist::Environment& env
   train::count_tensor_memory();
   set_threads(options, environment);
   const dist::Communicator world = dist::Communicator::world(
-      options.runtime.progress == "thread" ? dist::Progress::kThread : dist::Progress::kPoll);
+      {.progress =
+           options.runtime.progress == "thread" ? dist::Progress::kThread : dist::Progress::kPoll,
+       .timeout_s = options.runtime.timeout_s});
   const Session session{command_line, options, environment, world};
   try {
-    commands().at(options.subcommand)(session);
+    const ExitCode code = commands().at(options.subcommand)(session);
+    // The watchdog ends with the communicator: no rank leaves it to wait for others unwatched.
+    world.make_collectives("end")->barrier();
+    return code;
   } catch (const train::DivergenceError& e) {
+    throw AgreedError(e.what(), kUnexpected);
+  } catch (const train::CheckpointFailed& e) {
     throw AgreedError(e.what(), kUnexpected);
   }
 }

@@ -9,7 +9,8 @@ namespace vax::app {
 // --help and --version need no MPI: prints and returns true when they are asked for.
 bool print_information(int argc, const char* const* argv);
 
-// Parses, validates and runs. COLLECTIVE. THROWS AgreedError for what every rank knows of.
-void run_program(int argc, const char* const* argv, const dist::Environment& environment);
+// Parses, validates and runs: kDone, or kStopped when the run was asked to stop. COLLECTIVE. THROWS
+// AgreedError for what every rank knows of.
+ExitCode run_program(int argc, const char* const* argv, const dist::Environment& environment);
 
 }  // namespace vax::app

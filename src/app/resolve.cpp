@@ -54,6 +54,11 @@ void check_training(const CommandLine& command_line) {
     throw ConfigError(cat(shown(command_line, "data.harmful_ratio"),
                           " needs data.harmful_path: the file that these rows come from"));
   }
+  if (options.adapter.type == "none" && options.checkpoint.adapter_only.value_or(false)) {
+    throw ConfigError(cat(shown(command_line, "checkpoint.adapter_only"),
+                          " needs adapter.type lora, found none (",
+                          command_line.where("adapter.type"), "): every weight is trained"));
+  }
   if (options.adapter.type == "none" && !options.adapter.init.empty()) {
     throw ConfigError(cat(shown(command_line, "adapter.init"),
                           " needs adapter.type lora, found none (",
@@ -119,6 +124,12 @@ void resolve(CommandLine& command_line) {
   if (bit != kDrift) require(command_line, "output.dir");
   if ((bit & kTraining) != 0) check_training(command_line);
   if (bit == kEval) check_eval(options.eval);
+  if (bit == kExport && !options.checkpoint.path.empty() && !options.adapter.merge.empty()) {
+    throw ConfigError(cat(shown(command_line, "adapter.merge"), " and ",
+                          shown(command_line, "checkpoint.path"),
+                          ": expected one of them; export the checkpoint's adapter first, then "
+                          "merge it"));
+  }
   if (bit == kInit) check_init(command_line);
 }
 

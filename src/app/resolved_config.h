@@ -2,6 +2,7 @@
 // options: it is what a run stores and what tells whether all ranks were started alike.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,9 @@ namespace vax::app {
 // that the file also overrides what files before it set. REQUIRES options as parse() makes them
 // (texts without '#' and line breaks).
 std::string to_ini(const Options& options);
+
+// "section.key" -> value, as to_ini() has written them; lines of another form are left out.
+std::map<std::string, std::string> read_ini(const std::string& text);
 
 // SHA-256 of to_ini(), to be compared over the ranks.
 std::string config_hash(const Options& options);

@@ -17,6 +17,7 @@ enum ExitCode : int {
   kUnexpected = 1,
   kBadInput = 2,    // configuration or file
   kCommFailed = 3,  // a rank or a collective
+  kStopped = 75,    // on request, after a complete checkpoint: start again to go on
 };
 
 // An error that every rank knows of: rank 0 reports it, all ranks end in order.
@@ -46,14 +47,16 @@ void together(const dist::Communicator& world, const std::function<void()>& body
 // The exit code that stands for an exception; its message goes to the log.
 ExitCode exit_code_of(const std::exception& error);
 
-// The subcommands. COLLECTIVE. THROW what their parts throw.
+// The subcommands; those that can end well in more than one way say how. COLLECTIVE. THROW what
+// their parts throw.
 void run_init(const Session& session);
-void run_training(const Session& session);  // align, finetune
+ExitCode run_training(const Session& session);  // align, finetune: kDone or kStopped
 void run_plan(const Session& session);
 void run_eval(const Session& session);
 void run_drift(const Session& session);
 void run_generate(const Session& session);
 void run_tokenize(const Session& session);
 void run_export(const Session& session);
+void run_rebuild(const Session& session);
 
 }  // namespace vax::app

@@ -19,6 +19,7 @@ inline constexpr SubcommandSet kGenerate = 1U << 5;
 inline constexpr SubcommandSet kTokenize = 1U << 6;
 inline constexpr SubcommandSet kExport = 1U << 7;
 inline constexpr SubcommandSet kPlan = 1U << 8;
+inline constexpr SubcommandSet kRebuild = 1U << 9;
 inline constexpr SubcommandSet kTraining = kAlign | kFinetune;
 
 struct Subcommand {
@@ -36,6 +37,7 @@ inline constexpr std::array kSubcommands = {
     Subcommand{"drift", kDrift, "drift of the hidden states from one checkpoint to another"},
     Subcommand{"generate", kGenerate, "greedy answers to the instructions of a file"},
     Subcommand{"export", kExport, "the model with adapters merged, as a Hugging Face directory"},
+    Subcommand{"rebuild", kRebuild, "run.h5 of a run's directory made anew from its run.jsonl"},
     Subcommand{"tokenize", kTokenize, "token ids of standard input, or samples as rendered"},
 };
 

@@ -140,6 +140,7 @@ void check_replaceable(const Options& options) {
 void check_paths(const Options& options) {
   check_output(options.output.dir);
   if (options.subcommand == "init" || options.subcommand == "export") check_replaceable(options);
+  if (options.subcommand == "rebuild") return;
   if (options.subcommand == "init") {
     check_tokenizer(options.init.tokenizer_path);
     return;

@@ -100,7 +100,7 @@ void ModelState::allocate(Mesh& mesh) {
                                     on_node(plan_.frozen_units, mesh.frozen_node));
   trainable_ = std::make_unique<Plane>(llama().trainable_layout(), *mesh.trainable,
                                        on_node(plan_.trainable_units, mesh.trainable_node));
-  for (Plane* plane : {frozen_.get(), trainable_.get()}) plane->units().begin_update();
+  begin_update();
   weights_ = std::make_unique<ShardedWeights>(*frozen_, *trainable_, plan_.nesting);
   if (!plan_.probe) return;
   Plane& copied = plan_.train_base ? *trainable_ : *frozen_;
@@ -130,6 +130,10 @@ void ModelState::read() {
 void ModelState::publish() {
   for (Plane* plane : {frozen_.get(), trainable_.get()}) plane->units().refresh();
   if (probe_plane_) probe_plane_->units().refresh();
+}
+
+void ModelState::begin_update() {
+  for (Plane* plane : {frozen_.get(), trainable_.get()}) plane->units().begin_update();
 }
 
 ModelState ModelState::load(const ModelRequest& request, Mesh& mesh) {

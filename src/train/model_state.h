@@ -57,6 +57,9 @@ class ModelState {
   void read();
   // Makes what was read visible to the other ranks. COLLECTIVE over the mesh.
   void publish();
+  // The shards may be written once more, until the next publish(). REQUIRES nothing held.
+  // COLLECTIVE over the mesh.
+  void begin_update();
   // All of these one after another, for who need not agree on errors. COLLECTIVE.
   static ModelState load(const ModelRequest& request, Mesh& mesh);
 

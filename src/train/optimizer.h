@@ -26,6 +26,16 @@ class ShardedAdamW {
   void update(double lr, double grad_scale);
 
   int64_t num_updates() const { return num_updates_; }
+  // Goes on as if so many updates had been made; the moments are the caller's affair.
+  void set_num_updates(int64_t num_updates) { num_updates_ = num_updates; }
+  // First and second moments of this rank's shard of a unit of the plane, [shard_count], fp32.
+  struct Moments {
+    at::Tensor exp_avg, exp_avg_sq;
+  };
+  Moments moments(int unit) const {
+    const UnitState& state = states_[static_cast<size_t>(unit)];
+    return {state.exp_avg, state.exp_avg_sq};
+  }
   int64_t num_bytes() const;
 
  private:

@@ -3,18 +3,23 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "io/run_rebuild.h"
 
 namespace vax::train {
 namespace {
 
-// run.h5 may lag behind run.jsonl by this much.
-constexpr double kFlushInterval_s = 30;
+// run.h5 lags behind run.jsonl by this much. A long run's is large, and each time it is written as
+// a whole: the interval then grows so that training loses no more than this share of the time to
+// it.
+constexpr double kUpdateInterval_s = 30;
+constexpr double kUpdateShare = 0.01;
 
 std::string format(const char* pattern, auto... values) {
   char buffer[256];
@@ -29,33 +34,100 @@ std::string duration_text(double seconds) {
   return format("%ldh%02ldm", s / 3600, s / 60 % 60);
 }
 
-std::filesystem::path created(const std::filesystem::path& directory) {
+void create(const std::filesystem::path& directory) {
   std::error_code error;
   std::filesystem::create_directories(directory, error);
   if (error)
     throw DataError(cat("output.dir: cannot create ", directory.string(), ": ", error.message()));
-  return directory;
+}
+
+io::RunLog new_log(const std::filesystem::path& directory, const std::string& config_text,
+                   io::StartRecord start) {
+  create(directory);
+  io::RunLog log(directory / "run.jsonl");
+  std::error_code ignored;  // what stands in the way is reported when the file is written
+  std::filesystem::remove(directory / "run.h5", ignored);  // of another run
+  start.config_text = config_text;
+  log.write(start);
+  return log;
+}
+
+io::RunLog resumed_log(const std::filesystem::path& directory, const std::string& config_text,
+                       const io::StartRecord& start, io::ResumeRecord resume) {
+  std::optional<io::RunLog> old = io::RunLog::reopen(directory / "run.jsonl", resume.step);
+  io::RunLog log = old ? std::move(*old) : new_log(directory, config_text, start);
+  resume.config_text = config_text;
+  log.write(resume);
+  return log;
 }
 
 }  // namespace
 
 RunOutputs::RunOutputs(const std::filesystem::path& directory, const std::string& config_text,
                        const io::StartRecord& start, int64_t log_interval)
-    : log_(created(directory) / "run.jsonl"),
-      file_(directory / "run.h5", {.config = config_text, .program_version = start.version}),
+    : RunOutputs(directory, config_text, new_log(directory, config_text, start), log_interval) {}
+
+RunOutputs::RunOutputs(const std::filesystem::path& directory, const std::string& config_text,
+                       const io::StartRecord& start, const io::ResumeRecord& resume,
+                       int64_t log_interval)
+    : RunOutputs(directory, config_text, resumed_log(directory, config_text, start, resume),
+                 log_interval) {}
+
+RunOutputs::RunOutputs(std::filesystem::path directory, const std::string& config_text,
+                       io::RunLog log, int64_t log_interval)
+    : directory_(std::move(directory)),
+      log_(std::move(log)),
       log_interval_(log_interval),
       is_terminal_(::isatty(STDERR_FILENO) == 1) {
-  publish_text(directory / "config.cfg", config_text);
-  log_.write(start);
+  publish_text(directory_ / "config.cfg", config_text);
+  update_file();
+}
+
+RunOutputs::~RunOutputs() {
+  try {
+    if (!is_file_up_to_date_) update_file();
+  } catch (const std::exception& e) {
+    log::error(e.what());
+  }
+}
+
+// A failure leaves run.h5 as it was and costs a warning, one until it works again.
+void RunOutputs::with_file(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const std::runtime_error& e) {
+    file_.reset();
+    if (!std::exchange(is_file_in_trouble_, true))
+      log::warning(cat(e.what(), "; run.jsonl has everything, and `vaccine rebuild --output.dir ",
+                       directory_.string(), "` makes run.h5 of it"));
+  }
+}
+
+void RunOutputs::update_file() {
+  const Stopwatch watch;
+  with_file([this] {
+    if (!file_) file_ = io::replay_run_log(directory_ / "run.jsonl", directory_ / "run.h5");
+    file_->flush();
+    is_file_up_to_date_ = true;
+    is_file_in_trouble_ = false;
+  });
+  update_s_ = watch.elapsed_s();
+  since_update_.restart();
+}
+
+template <typename Record>
+void RunOutputs::add(const Record& record) {
+  log_.write(record);
+  is_file_up_to_date_ = false;
+  with_file([&] {
+    if (file_) file_->append(record);
+  });
 }
 
 void RunOutputs::step(const io::StepRecord& record, int64_t num_steps) {
-  log_.write(record);
-  file_.append(record);
-  if (since_flush_.elapsed_s() > kFlushInterval_s) {
-    file_.flush();
-    since_flush_.restart();
-  }
+  add(record);
+  if (since_update_.elapsed_s() > std::max(kUpdateInterval_s, update_s_ / kUpdateShare))
+    update_file();
   smoothed_step_s_ =
       smoothed_step_s_ == 0 ? record.step_s : 0.9 * smoothed_step_s_ + 0.1 * record.step_s;
   if (record.step % log_interval_ == 0 || record.step == num_steps)
@@ -81,20 +153,18 @@ void RunOutputs::show_progress(const io::StepRecord& record, int64_t num_steps) 
   std::fflush(stderr);
 }
 
-void RunOutputs::drift(const io::DriftRecord& record) {
-  log_.write(record);
-  file_.append(record);
-}
+void RunOutputs::drift(const io::DriftRecord& record) { add(record); }
 
-void RunOutputs::memory(const io::MemoryRecord& record) {
-  log_.write(record);
-  file_.append(record);
-}
+void RunOutputs::memory(const io::MemoryRecord& record) { add(record); }
+
+void RunOutputs::checkpoint(const io::CheckpointRecord& record) { log_.write(record); }
 
 void RunOutputs::end(const std::string& status, int64_t steps) {
   log_.write(io::EndRecord{.status = status, .steps = steps, .seconds = watch_.elapsed_s()});
-  file_.close();
+  update_file();
 }
+
+void RunOutputs::sync() { log_.sync(); }
 
 // getrusage() would also count what the process was before exec: the launcher's memory.
 int64_t peak_memory_bytes() {

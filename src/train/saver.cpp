@@ -46,14 +46,6 @@ class UnitReader {
   at::Tensor flat_;
 };
 
-// config.json of the source, with the type of the weights that stand beside it now.
-std::string config_json_for(const std::filesystem::path& source_directory, bool bf16) {
-  nlohmann::json config = io::read_json(source_directory / "config.json");
-  for (const char* key : {"torch_dtype", "dtype"})
-    if (config.contains(key)) config[key] = bf16 ? "bfloat16" : "float32";
-  return config.dump(2) + "\n";
-}
-
 template <typename Function>
 void for_each_member(const FlatLayout& layout, const Function& function) {
   for (size_t unit = 0; unit < layout.size(); ++unit)
@@ -62,6 +54,13 @@ void for_each_member(const FlatLayout& layout, const Function& function) {
 }
 
 }  // namespace
+
+std::string config_json_for(const std::filesystem::path& source_directory, bool bf16) {
+  nlohmann::json config = io::read_json(source_directory / "config.json");
+  for (const char* key : {"torch_dtype", "dtype"})
+    if (config.contains(key)) config[key] = bf16 ? "bfloat16" : "float32";
+  return config.dump(2) + "\n";
+}
 
 void save_adapter(ModelState& state, const std::filesystem::path& directory,
                   const std::string& base_model, double dropout, bool is_writer) {

@@ -18,4 +18,8 @@ void save_adapter(ModelState& state, const std::filesystem::path& directory,
 void save_model(ModelState& state, const std::filesystem::path& directory,
                 const std::filesystem::path& source_directory, bool is_writer);
 
+// Text of the source's config.json with the type of the weights that will stand beside it. THROWS
+// DataError.
+std::string config_json_for(const std::filesystem::path& source_directory, bool bf16);
+
 }  // namespace vax::train

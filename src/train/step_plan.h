@@ -24,6 +24,7 @@ struct MemoryParts {
   int64_t activations = 0;   // of the pass that needs most
   int64_t perturbation = 0;  // hidden-state gradients kept from pass 1 for pass 2
   int64_t drift = 0;         // hidden states that drift is measured against
+  int64_t checkpoint = 0;    // copies that are written to checkpoints beside the training
 
   int64_t total() const;
 };
@@ -38,6 +39,7 @@ void visit_memory(Parts& parts, Visit&& visit) {
   visit("activations", parts.activations);
   visit("perturbation", parts.perturbation);
   visit("drift", parts.drift);
+  visit("checkpoint", parts.checkpoint);
 }
 
 // Bytes that one rank sends in one step, as CollectiveStatistics counts them, by the mesh's groups.

@@ -49,43 +49,61 @@ Trainer::Trainer(const TrainerInputs& inputs)
                                .gradients = sink_,
                                .world = *in_.mesh.world,
                                .train = in_.options.train,
-                               .dropout = in_.dropout})) {}
+                               .dropout = in_.dropout,
+                               .calls = in_.mesh.calls.get()})) {}
 
-void Trainer::observe_drift(int64_t step) {
-  if (!in_.measure_drift) return;
+std::optional<io::DriftRecord> Trainer::observe_drift(int64_t step) {
+  if (!in_.measure_drift) return std::nullopt;
   in_.state.begin_step({});
-  const std::optional<io::DriftRecord> record = in_.measure_drift(step, step == num_steps_);
-  if (record && in_.outputs != nullptr) in_.outputs->drift(*record);
+  in_.mesh.calls->set_place(cat("drift after step ", step));
+  return in_.measure_drift(step, step == num_steps_);
 }
 
-void Trainer::run() {
-  observe_drift(0);
+void Trainer::check_batches() {
+  if (in_.dataset.num_without_labels == 0) return;
   for (int64_t step = 1; step <= num_steps_; ++step) {
+    io::StepRecord record;
+    count_tokens(in_.dataset, sampler_.rows_of_step(step).rows, record);
+    if (record.label_tokens == 0)
+      throw DataError(cat("step ", step,
+                          ": no row of the global batch has a label left (prompts fill "
+                          "data.max_length = ",
+                          in_.options.data.max_length, ")"));
+  }
+}
+
+void Trainer::keep_reference() { observe_drift(0); }
+
+int64_t Trainer::run(const TrainingRun& run) {
+  int64_t step = run.steps_done;
+  bool stopped = false;
+  while (step < num_steps_ && !stopped) {
+    ++step;
     try {
       const io::StepRecord record = run_step(step);
-      if (in_.outputs != nullptr) in_.outputs->step(record, num_steps_);
+      if (run.outputs != nullptr) run.outputs->step(record, num_steps_);
     } catch (const DivergenceError& e) {
-      if (in_.outputs != nullptr) in_.outputs->end(e.what(), step - 1);
+      if (run.outputs != nullptr) run.outputs->end(e.what(), step - 1);
       throw;
     }
-    observe_drift(step);
+    const std::optional<io::DriftRecord> drift = observe_drift(step);
+    if (drift && run.outputs != nullptr) run.outputs->drift(*drift);
+    stopped = run.after_step && run.after_step(step);
   }
   in_.state.begin_step({});
+  return step;
 }
 
 io::StepRecord Trainer::run_step(int64_t step) {
   const Stopwatch watch;
+  in_.mesh.calls->set_place(cat("step ", step));
   const double blocked_before_s = waited_s();
   const int64_t sent_before_bytes = in_.mesh.sent_bytes();
   const dist::Collectives& world = *in_.mesh.world;
   const std::vector<int64_t> rows = sampler_.rows_of_step(step).rows;
   io::StepRecord record{.step = step};
   count_tokens(in_.dataset, rows, record);
-  if (record.label_tokens == 0)
-    throw DataError(cat("step ", step,
-                        ": no row of the global batch has a label left (prompts fill "
-                        "data.max_length = ",
-                        in_.options.data.max_length, ")"));
+  VAX_CHECK(record.label_tokens > 0, "step ", step, " has no labels");
   const std::vector<PackedBatch> micro_batches = data::pack_share(
       in_.dataset, rows, world.rank(), world.size(), in_.options.train.micro_batch);
 
@@ -163,6 +181,7 @@ void Trainer::check_finite(int64_t step, double loss, double grad_norm) const {
 }
 
 Trainer::StepNorms Trainer::apply_gradients(int64_t step, double loss) {
+  in_.mesh.calls->set_phase("update");
   gradients_.finish();
   reduce_over_replicas();
   const double norm = optimizer_.gradient_norm();

@@ -40,7 +40,13 @@ struct TrainerInputs {
   // Called after every step and before the first (step 0, to keep the reference); the record of
   // rank 0 is written. COLLECTIVE. May be empty.
   std::function<std::optional<io::DriftRecord>(int64_t step, bool is_last)> measure_drift;
+};
+
+struct TrainingRun {
+  int64_t steps_done = 0;         // of a run that is gone on with
   RunOutputs* outputs = nullptr;  // rank 0 only
+  // Called after every step, COLLECTIVE; true ends the run there. May be empty.
+  std::function<bool(int64_t step)> after_step;
 };
 
 // max_steps, or epochs times the steps of an epoch, rounded up.
@@ -50,10 +56,18 @@ class Trainer {
  public:
   explicit Trainer(const TrainerInputs& inputs);
 
-  // All steps. THROWS DivergenceError before an update with non-finite numbers, DataError for a
-  // global batch without labels. COLLECTIVE.
-  void run();
+  // THROWS DataError for the first of all steps whose global batch has no label: before anything is
+  // written, on every rank alike. No communication.
+  void check_batches();
+  // Keeps what later steps are measured against: the weights that a run starts from. A run that is
+  // gone on with starts from them too and gets its checkpoint's afterwards. COLLECTIVE.
+  void keep_reference();
+  // The steps after run.steps_done. Returns the steps done in all. THROWS DivergenceError before an
+  // update with non-finite numbers. REQUIRES check_batches(). COLLECTIVE.
+  int64_t run(const TrainingRun& run);
   int64_t num_steps() const { return num_steps_; }
+  int64_t steps_per_epoch() const { return sampler_.steps_per_epoch(); }
+  ShardedAdamW& optimizer() { return optimizer_; }
   // What this rank has needed so far, drift left out. Activations need count_tensor_memory().
   MemoryParts measured_memory() const;
 
@@ -67,7 +81,7 @@ class Trainer {
   double waited_s() const;  // for other ranks, so far
   void reduce_over_replicas();
   void check_finite(int64_t step, double loss, double grad_norm) const;
-  void observe_drift(int64_t step);
+  std::optional<io::DriftRecord> observe_drift(int64_t step);
 
   TrainerInputs in_;
   data::Sampler sampler_;

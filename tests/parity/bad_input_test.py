@@ -100,6 +100,14 @@ def bad_line(text, expected):
     return case
 
 
+def no_labels(runs):
+    """Prompts that fill every sample: the second global batch would train nothing."""
+    path = runs.work / "long.jsonl"
+    good = '{"instruction": "a", "output": "b"}\n'
+    path.write_text(5 * good + 5 * ('{"instruction": "' + 40 * "word " + '", "output": "b"}\n'))
+    return {"data.path": path, "data.shuffle": "false"}, ["step 2", "no row", "24"]
+
+
 def option(name, value, *expected):
     return lambda runs: ({name: value}, [name, *expected])
 
@@ -116,6 +124,7 @@ CASES = {
     "malformed line": bad_line('{"instruction": ', []),
     "missing field": bad_line('{"instruction": "x"}', ["output"]),
     "ill-typed field": bad_line('{"instruction": 3, "output": "x"}', ["instruction"]),
+    "batch without labels": no_labels,
     "negative rho": option("vaccine.rho", -1, "at least 0", "-1"),
     "group that does not divide": option("shard.group_size", 7, "7"),
     "layer the model lacks": option("vaccine.layers", 99, "99"),

@@ -33,6 +33,8 @@ from peft import (
 )
 from safetensors import safe_open
 
+from hdf5_compare import assert_same_hdf5
+
 transformers.utils.logging.disable_progress_bar()
 
 WRITE_SAMPLES = sys.argv[1]
@@ -74,7 +76,9 @@ class RunFiles(Scratch):
         self.assertEqual(frame.probe_cosine.dropna().tolist(), [1 - 1 / 64, 1 - 4 / 64])
         steps = self.jsonl("step")
         self.assertEqual(len(frame), STEPS)
-        self.assertEqual(list(frame.columns), [key for key in steps[0] if key != "event"])
+        one_number = [key for key in steps[0] if key not in ("event", "layer_grad_norm")]
+        self.assertEqual(list(frame.columns), one_number)
+        self.assertTrue(math.isnan(frame.clean_loss[4]))  # infinite, which JSON has no word for
         for column in ("step", "sequences", "tokens", "label_tokens", "comm_bytes",
                        "memory_bytes"):
             self.assertEqual(frame[column].dtype, np.int64)
@@ -105,6 +109,9 @@ class RunFiles(Scratch):
         self.assertEqual(dataset.l2sq.attrs["units"], "1")
         # The line of run.jsonl sums over the batches.
         for event in self.jsonl("drift"):
+            stored = dataset.sel(step=event["step"])
+            self.assertEqual(event["batches"]["l2sq"], stored.l2sq.values.tolist())
+            self.assertEqual(event["batches"]["tokens"], stored.tokens.values.tolist())
             for layer in event["layers"]:
                 stored = dataset.l2sq.sel(step=event["step"], layer=layer["layer"])
                 self.assertEqual(float(stored.sum()), layer["l2sq"])
@@ -118,6 +125,8 @@ class RunFiles(Scratch):
             self.assertEqual(dataset.grad_norm.dims, ("step", "layer"))
             self.assertEqual(dataset.step.values.tolist(), TWO_PASS_STEPS)
             total = np.sqrt((dataset.grad_norm**2).sum("layer").values)
+            norms = [s["layer_grad_norm"] for s in self.jsonl("step")]
+            self.assertEqual([n for n in norms if n], dataset.grad_norm.values.tolist())
         hidden = [s["hidden_grad_norm"] for s in self.jsonl("step")]
         self.assertEqual([h is not None for h in hidden], [True, False] * 3)
         # Three squares summed in another order: one unit in the last place at most per addition.
@@ -154,8 +163,16 @@ class RunFiles(Scratch):
     def test_root_attributes(self):
         with h5py.File(self.h5) as file:
             self.assertEqual(file.attrs["schema_version"], 1)
-            self.assertEqual(file.attrs["config"], "[train]\nlr = 0.001\n")
+            self.assertEqual(file.attrs["config"], "[train]\nlr = 0.002\n")  # of the resumed run
             self.assertEqual(file.attrs["program_version"], "0.1.0")
+
+    def test_rebuilt_file_is_the_same(self):
+        rebuilt = self.dir / "rebuilt.h5"
+        write_samples("rebuild", self.dir / "run.jsonl", rebuilt)
+        with h5py.File(self.h5) as first, h5py.File(rebuilt) as second:
+            objects = assert_same_hdf5(first, second)
+        for name in ("metrics/train", "perturbation/grad_norm", "drift/l2sq", "memory/part"):
+            self.assertIn(name, objects)
 
     def test_bf16_reads_as_a_float(self):
         with h5py.File(self.dir / "bf16.h5") as file:

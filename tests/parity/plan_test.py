@@ -8,6 +8,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import h5py
+
 from common import MAX_LENGTH, Checks, ProgramRuns, launcher_of, program_arguments, run
 from vaccine_parity import TRAINING, read_steps
 
@@ -31,7 +33,7 @@ CASES = [
     ("full, bf16 probe, micro-batches", 2, FULL | PROBE | {"train.micro_batch": 1}),
     ("full, bf16, sft", 2, FULL | {"model.dtype": "bf16", "train.method": "sft"}),
 ]
-EXACT_PARTS = ["weights", "slots", "gradients", "optimizer", "drift"]
+EXACT_PARTS = ["weights", "slots", "gradients", "optimizer", "drift", "checkpoint"]
 
 
 def memory_of(output):
@@ -97,18 +99,30 @@ def compare_traffic(checks, where, output, planned):
                 f"{where}: sent {sent} bytes, planned {total}")
 
 
+def compare_checkpoint(checks, where, output, text):
+    """The data that a checkpoint holds, to the digit that is printed."""
+    sizes = []
+    with h5py.File(output / "checkpoints" / "step-000002" / "index.h5") as index:
+        index.visititems(lambda _, item: sizes.append(item.nbytes)
+                         if isinstance(item, h5py.Dataset) else None)
+    checks.true(f"a checkpoint has {sum(sizes) / 2**10:.1f} KiB of data" in text,
+                f"{where}: a checkpoint has {sum(sizes)} bytes, planned: {text.splitlines()[1]}")
+
+
 def runs_as_planned(checks, runs):
     for where, num_ranks, options in CASES:
         full = "adapter.type" in options
         start = {} if full else {"adapter.init": runs.adapter, "adapter.dropout": 0.1}
         output = runs.align(TRAINING | start | options | {"train.max_steps": 2,
-                                                          "train.epochs": None}, num_ranks)
+                                                          "train.epochs": None,
+                                                          "checkpoint.interval": 2}, num_ranks)
         lora = {} if full else {"adapter.r": 4}  # as the initial adapter has it
         text = plan(runs, runs.base, options | lora | {"plan.ranks": num_ranks,
                                                        "data.max_length": MAX_LENGTH})
         memory, traffic = parse_bytes(text)
         compare_memory(checks, where, output, memory)
         compare_traffic(checks, where, output, traffic)
+        compare_checkpoint(checks, where, output, text)
 
 
 def needs_a_configuration_only(checks, runs):

@@ -82,7 +82,7 @@ TEST(ConfigFile, UnknownKeysNameTheLineAndASuggestion) {
   EXPECT_EQ(align_error("[train]\nlr = 1\nwarmup_ration = 1\n"),
             "FILE:3: unknown option train.warmup_ration; did you mean train.warmup_ratio?");
   EXPECT_EQ(align_error("lr = 1\n"), "FILE:1: unknown option lr; did you mean train.lr?");
-  EXPECT_EQ(align_error("[checkpoint]\nkeep = 2\n"), "FILE:1: unknown section [checkpoint]");
+  EXPECT_EQ(align_error("[sweep]\nkeep = 2\n"), "FILE:1: unknown section [sweep]");
 }
 
 TEST(ConfigFile, BadValuesNameTheLine) {

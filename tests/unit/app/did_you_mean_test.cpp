@@ -36,10 +36,10 @@ TEST(DidYouMean, FindsKeysInOtherSections) {
 }
 
 TEST(DidYouMean, IsSilentWhenNothingIsNear) {
-  EXPECT_TRUE(closest_names("checkpoint.keep", kNames).empty());
+  EXPECT_TRUE(closest_names("output.tensorboard", kNames).empty());
   EXPECT_TRUE(closest_names("", kNames).empty());
   EXPECT_TRUE(closest_names("train.lr", {}).empty());
-  EXPECT_EQ(did_you_mean("checkpoint.keep", kNames), "");
+  EXPECT_EQ(did_you_mean("output.tensorboard", kNames), "");
 }
 
 TEST(DidYouMean, NamesAtMostThree) {

@@ -111,9 +111,10 @@ TEST(OptionTable, BooleansAreTrueOrFalseOnly) {
     if (row.kind != ValueKind::kBoolean) continue;
     Options options;
     for (const char* text : {"true", "false"}) EXPECT_TRUE(row.assign(options, text)) << text;
-    for (const char* text : {"1", "0", "yes", "on", "True", "FALSE", ""}) {
+    for (const char* text : {"1", "0", "yes", "on", "True", "FALSE"}) {
       EXPECT_FALSE(row.assign(options, text)) << row.name() << " " << text;
     }
+    EXPECT_EQ(row.assign(options, ""), row.may_be_unset) << row.name();
   }
 }
 
@@ -167,8 +168,12 @@ const std::map<std::string, Limits> kLimits = {
     {"eval.batch", kCount},
     {"plan.ranks", kCountOrNone},
     {"plan.ranks_per_node", kCountOrNone},
+    {"checkpoint.interval", kFromZero},
+    {"checkpoint.keep", {{"2", "100"}, {"1", "0", "-1"}}},
+    {"checkpoint.stop_limit_s", kPositive},
     {"output.log_interval", kCount},
     {"runtime.threads", kCountOrNone},
+    {"runtime.timeout_s", kNumberFromZero},
     {"init.vocab_size", kFromZero},
     {"init.hidden_size", kCount},
     {"init.intermediate_size", kCount},
@@ -219,10 +224,11 @@ TEST(OptionTable, NumbersAreWholeTexts) {
   }
 }
 
-TEST(OptionTable, OnlyWhatHasNoDefaultMayBeEmpty) {
+TEST(OptionTable, OnlyListsAndWhatHasNoDefaultMayBeEmpty) {
   for (const OptionRow& row : option_rows()) {
     Options options;
-    EXPECT_EQ(row.assign(options, ""), row.text(Options{}).empty()) << row.name();
+    EXPECT_EQ(row.assign(options, ""), row.is_list || row.text(Options{}).empty()) << row.name();
+    EXPECT_TRUE(!row.is_list || row.text(options).empty()) << row.name();
   }
 }
 
@@ -269,7 +275,9 @@ TEST(OptionTable, SectionsGoToTheSubcommandsThatUseThem) {
   EXPECT_EQ(used("drift.samples"), kTraining | kDrift);
   EXPECT_EQ(used("model.path"),
             kTraining | kEval | kDrift | kGenerate | kTokenize | kExport | kPlan);
-  EXPECT_EQ(used("output.dir"), kTraining | kEval | kDrift | kGenerate | kInit | kExport);
+  EXPECT_EQ(used("output.dir"),
+            kTraining | kEval | kDrift | kGenerate | kInit | kExport | kRebuild);
+  EXPECT_EQ(used("checkpoint.interval"), kTraining);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "unit/io/hdf5_test_reader.h"
 #include "unit/io/io_test_support.h"
 #include "unit/io/sample_records.h"
 
@@ -15,6 +16,7 @@ namespace vax::train {
 namespace {
 
 using io::testing::list_directory;
+using io::testing::Reader;
 using io::testing::sample_drift;
 using io::testing::sample_step;
 using Json = nlohmann::json;
@@ -37,6 +39,17 @@ const io::StartRecord kStart = {
 
 class RunOutputsTest : public ::testing::Test {
  protected:
+  // "start", "step 1", ...
+  std::vector<std::string> order() const {
+    std::vector<std::string> found;
+    for (const Json& event : events_of(directory_ / "run.jsonl")) {
+      found.push_back(event["event"]);
+      if (event.contains("step")) found.back() += cat(" ", event["step"].get<int64_t>());
+    }
+    return found;
+  }
+  using Order = std::vector<std::string>;
+
   io::testing::ScratchDirectory scratch_;
   std::filesystem::path directory_ = scratch_ / "deep/run";
 };
@@ -69,12 +82,9 @@ TEST_F(RunOutputsTest, EveryEventIsOnDiskWhenItsCallReturns) {
   EXPECT_EQ(last()["status"], "done");
   EXPECT_EQ(last()["steps"], 3);
   EXPECT_GE(last()["seconds"].get<double>(), 0);
-
-  std::vector<std::string> order;
-  for (const Json& event : events_of(directory_ / "run.jsonl")) order.push_back(event["event"]);
-  EXPECT_EQ(order,
-            (std::vector<std::string>{"start", "drift", "step", "step", "step", "drift", "end"}));
-  EXPECT_EQ(text_of(directory_ / "run.h5").substr(1, 3), "HDF");  // the format's signature
+  EXPECT_EQ(order(), (Order{"start", "drift 0", "step 1", "step 2", "step 3", "drift 3", "end"}));
+  EXPECT_EQ(Reader(directory_ / "run.h5").column("step"), (std::vector<double>{1, 2, 3}));
+  EXPECT_EQ(Reader(directory_ / "run.h5").numbers("drift/step"), (std::vector<double>{0, 3}));
 }
 
 TEST_F(RunOutputsTest, ANewRunReplacesTheFilesOfTheOld) {
@@ -86,6 +96,86 @@ TEST_F(RunOutputsTest, ANewRunReplacesTheFilesOfTheOld) {
   const RunOutputs outputs(directory_, "new", kStart, 1);
   EXPECT_EQ(events_of(directory_ / "run.jsonl").size(), 1u);
   EXPECT_EQ(text_of(directory_ / "config.cfg"), "new");
+}
+
+// A run killed in step 4 whose last checkpoint is of step 2.
+TEST_F(RunOutputsTest, GoesOnAfterTheStepOfACheckpoint) {
+  {
+    RunOutputs killed(directory_, "old", kStart, 1);
+    for (int64_t step = 1; step <= 3; ++step) killed.step(sample_step(step), 5);
+    killed.drift(sample_drift(3));
+    killed.checkpoint(io::testing::sample_checkpoint(2));
+    killed.sync();
+    killed.end("stopped", 3);
+  }
+  std::ofstream(directory_ / "run.jsonl", std::ios::app) << R"({"event": "st)";
+  const io::ResumeRecord resume = io::testing::sample_resume(2);
+  {
+    RunOutputs outputs(directory_, "new", kStart, resume, 1);
+    EXPECT_EQ(order(), (Order{"start", "step 1", "step 2", "checkpoint 2", "resume 2"}));
+    EXPECT_EQ(events_of(directory_ / "run.jsonl").back()["world_size"], resume.world_size);
+    EXPECT_EQ(text_of(directory_ / "config.cfg"), "new");
+    const Reader reader(directory_ / "run.h5");
+    EXPECT_EQ(reader.column("step"), (std::vector<double>{1, 2}));
+    EXPECT_FALSE(reader.has("drift"));
+    EXPECT_EQ(reader.text_attribute("config"), "new");
+    EXPECT_EQ(reader.text_attribute("program_version"), "1.2.3");
+    for (int64_t step = 3; step <= 4; ++step) outputs.step(sample_step(step), 4);
+    outputs.drift(sample_drift(4));
+    outputs.memory(io::testing::sample_memory());
+    outputs.end("done", 4);
+  }
+  EXPECT_EQ(order(), (Order{"start", "step 1", "step 2", "checkpoint 2", "resume 2", "step 3",
+                            "step 4", "drift 4", "memory", "end"}));
+  const Reader reader(directory_ / "run.h5");
+  EXPECT_EQ(reader.column("step"), (std::vector<double>{1, 2, 3, 4}));
+  EXPECT_EQ(reader.numbers("perturbation/step"), (std::vector<double>{1, 3}));
+  EXPECT_EQ(reader.numbers("drift/step"), (std::vector<double>{4}));
+  EXPECT_EQ(list_directory(directory_), (Order{"config.cfg", "run.h5", "run.jsonl"}));
+}
+
+TEST_F(RunOutputsTest, ACheckpointFromElsewhereBeginsALog) {
+  for (const char* old : {"nothing", "", "{\"event\": \"sta"}) {
+    std::filesystem::create_directories(directory_);
+    if (old != std::string_view("nothing")) io::testing::write_text(directory_ / "run.jsonl", old);
+    RunOutputs outputs(directory_, "", kStart, io::testing::sample_resume(7), 1);
+    outputs.step(sample_step(8), 8);
+    EXPECT_EQ(order(), (Order{"start", "resume 7", "step 8"})) << old;
+    std::filesystem::remove(directory_ / "run.jsonl");
+  }
+}
+
+TEST_F(RunOutputsTest, ADamagedLogEndsTheResumeAndStays) {
+  std::filesystem::create_directories(directory_);
+  io::testing::write_text(directory_ / "run.jsonl", "{}\n");
+  io::testing::expect_data_error(
+      [&] { RunOutputs(directory_, "", kStart, io::testing::sample_resume(7), 1); },
+      {"run.jsonl:1", "lacks event"});
+  EXPECT_EQ(text_of(directory_ / "run.jsonl"), "{}\n");
+}
+
+TEST_F(RunOutputsTest, WhatPreventsRunH5DoesNotStopTheRun) {
+  const std::filesystem::path h5 = directory_ / "run.h5";
+  RunOutputs outputs(directory_, "", kStart, 1);
+  std::filesystem::remove(h5);
+  std::filesystem::create_directories(h5 / "in the way");
+  outputs.step(sample_step(1), 1);
+  outputs.end("done", 1);
+  EXPECT_EQ(order(), (Order{"start", "step 1", "end"}));
+  EXPECT_TRUE(std::filesystem::is_directory(h5));
+
+  std::filesystem::remove_all(h5);
+  outputs.end("done", 1);  // made anew from run.jsonl
+  EXPECT_EQ(Reader(h5).column("step"), (std::vector<double>{1}));
+}
+
+TEST_F(RunOutputsTest, ItsEndBringsRunH5UpToDate) {
+  {
+    RunOutputs outputs(directory_, "", kStart, 1);
+    outputs.step(sample_step(1), 2);
+    EXPECT_TRUE(Reader(directory_ / "run.h5").column("step").empty());
+  }  // as when an error ends the run
+  EXPECT_EQ(Reader(directory_ / "run.h5").column("step"), (std::vector<double>{1}));
 }
 
 TEST_F(RunOutputsTest, ADirectoryThatCannotBeMadeIsADataError) {

@@ -369,11 +369,12 @@ TEST(MemoryParts, AddUpAndAreVisitedInOrder) {
                     .optimizer = 4000,
                     .activations = 50'000,
                     .perturbation = 600'000,
-                    .drift = 7'000'000};
-  EXPECT_EQ(parts.total(), 7'654'321);
+                    .drift = 7'000'000,
+                    .checkpoint = 80'000'000};
+  EXPECT_EQ(parts.total(), 87'654'321);
   std::string names;
   visit_memory(parts, [&](const char* name, int64_t&) { names += cat(name, " "); });
-  EXPECT_EQ(names, "weights slots gradients optimizer activations perturbation drift ");
+  EXPECT_EQ(names, "weights slots gradients optimizer activations perturbation drift checkpoint ");
 }
 
 TEST(WireBytes, AddUp) {

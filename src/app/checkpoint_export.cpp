@@ -1,0 +1,113 @@
+#include "app/checkpoint_export.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "app/option_table.h"
+#include "app/resolved_config.h"
+#include "base/error.h"
+#include "io/huggingface_writer.h"
+#include "io/peft_adapter.h"
+#include "model/lora.h"
+#include "train/saver.h"
+
+namespace vax::app {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kPlane = "trainable";
+
+// The options that the checkpoint's run was started with.
+Options options_of(const io::CheckpointReader& checkpoint) {
+  Options options;
+  for (const auto& [name, value] : read_ini(checkpoint.manifest().config)) {
+    const OptionRow* const row = find_option(name);
+    if (row == nullptr || !row->assign(options, value))
+      throw DataError(cat(checkpoint.directory().string(), ": manifest.json: config: ", name,
+                          ": expected ", row ? row->expected() : "a known option", ", found '",
+                          value, "'"));
+  }
+  return options;
+}
+
+template <typename Function>
+void for_each_parameter(const io::CheckpointReader& checkpoint, const Function& function) {
+  for (const io::CheckpointUnit& unit : checkpoint.manifest().units)
+    if (unit.plane == kPlane)
+      for (const io::CheckpointMember& member : unit.members)
+        function(member, checkpoint.find(kPlane, io::kParameters, member.name));
+}
+
+int64_t num_elements(const io::CheckpointMember& member) {
+  int64_t count = 1;
+  for (const int64_t extent : member.shape) count *= extent;
+  return count;
+}
+
+void export_adapter(const io::CheckpointReader& checkpoint, const Options& options,
+                    const AdapterOptions& trained) {
+  std::vector<std::vector<float>> values;
+  std::vector<io::AdapterTensor> tensors;
+  for_each_parameter(checkpoint, [&](const io::CheckpointMember& member, const auto& place) {
+    std::vector<float>& data = values.emplace_back(static_cast<size_t>(num_elements(member)));
+    checkpoint.read(place, 0, std::as_writable_bytes(std::span(data)));
+    tensors.push_back({.name = member.name, .shape = member.shape, .data = data});
+  });
+  const model::LoraSpec lora = model::make_lora_spec(trained.r, trained.alpha, trained.targets);
+  io::write_adapter(options.output.dir,
+                    {.r = trained.r,
+                     .alpha = trained.alpha,
+                     .dropout = trained.dropout,
+                     .targets = model::target_names(lora),
+                     .base_model = options.model.path},
+                    tensors);
+}
+
+// Elements go through a buffer of this many, so that memory does not grow with the model.
+constexpr int64_t kElementsAtOnce = int64_t{1} << 22;
+
+void export_model(const io::CheckpointReader& checkpoint, const Options& options) {
+  const bool bf16 = options.model.dtype == "bf16";
+  const auto target = bf16 ? io::TargetType::kBFloat16 : io::TargetType::kFloat32;
+  std::vector<io::TensorToWrite> tensors;
+  for_each_parameter(checkpoint, [&](const io::CheckpointMember& member, const auto& place) {
+    const auto source = [&checkpoint, place, target,
+                         count = num_elements(member)](const io::ByteSink& sink) {
+      const auto stored = static_cast<size_t>(io::dtype_size(place.array->dtype));
+      const auto wanted = static_cast<size_t>(io::target_size(target));
+      const auto room = static_cast<size_t>(std::min(count, kElementsAtOnce));
+      std::vector<std::byte> raw(room * stored), converted(room * wanted);
+      for (int64_t first = 0; first < count; first += kElementsAtOnce) {
+        const auto part = static_cast<size_t>(std::min(kElementsAtOnce, count - first));
+        checkpoint.read(place, first, std::span(raw).first(part * stored));
+        io::convert_elements(place.array->dtype, raw.data(), static_cast<int64_t>(part), target,
+                             converted.data());
+        sink(std::span<const std::byte>(converted).first(part * wanted));
+      }
+    };
+    tensors.push_back({.name = member.name,
+                       .dtype = bf16 ? io::DType::kBF16 : io::DType::kF32,
+                       .shape = member.shape,
+                       .source = source});
+  });
+  io::write_huggingface_directory(options.output.dir,
+                                  {.config_json = train::config_json_for(options.model.path, bf16),
+                                   .tensors = tensors,
+                                   .tokenizer_dir = options.model.path});
+}
+
+}  // namespace
+
+void export_checkpoint(const io::CheckpointReader& checkpoint, const Options& options) {
+  const Options trained = options_of(checkpoint);
+  if (trained.adapter.type == "lora")
+    export_adapter(checkpoint, options, trained.adapter);
+  else
+    export_model(checkpoint, options);
+}
+
+}  // namespace vax::app

@@ -1,0 +1,120 @@
+#include "app/resuming.h"
+
+#include <map>
+
+#include "app/config_difference.h"
+#include "app/resolved_config.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "io/checkpoint_directory.h"
+#include "train/resume.h"
+#include "train/stop_requests.h"
+
+namespace vax::app {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string shown(const std::string& value) { return value.empty() ? "nothing" : value; }
+
+std::vector<std::string> check_settings(const io::CheckpointManifest& manifest,
+                                        const Options& options) {
+  const std::string now = to_ini(options);
+  // "# vaccine align"
+  const auto subcommand = [](const std::string& text) { return text.substr(0, text.find('\n')); };
+  if (subcommand(manifest.config) != subcommand(now))
+    throw ConfigError(cat("the checkpoint's configuration begins with '",
+                          subcommand(manifest.config), "', this run's with '", subcommand(now),
+                          "'"));
+  std::vector<std::string> warnings;
+  for (const ConfigDifference& found : config_differences(manifest.config, now)) {
+    const std::string text = cat(found.name, ": the checkpoint's run had ", shown(found.before),
+                                 ", this one has ", shown(found.now));
+    if (found.is_fixed)
+      throw ConfigError(cat(text,
+                            ": a run cannot change it. Give the same value, or start anew in "
+                            "another output.dir"));
+    warnings.push_back(text + "; going on with the new value");
+  }
+  return warnings;
+}
+
+void check_data(const io::CheckpointManifest& manifest, const data::Dataset& dataset) {
+  std::map<std::string, std::string> before;
+  for (const io::DataFileRecord& file : manifest.data) before[file.role] = file.sha256;
+  for (const data::DataSource& source : dataset.sources) {
+    const std::string& then = before[source.role];
+    if (then == source.sha256) continue;
+    throw ConfigError(cat(source.path, " (", source.role,
+                          "): expected the file that the checkpoint's run read, with SHA-256 ",
+                          shown(then), ", found ", source.sha256));
+  }
+}
+
+bool lies_in(const fs::path& checkpoint, const fs::path& root) {
+  std::error_code ignored;
+  const fs::path path = checkpoint.has_filename() ? checkpoint : checkpoint.parent_path();
+  return fs::equivalent(fs::absolute(path).parent_path(), root, ignored);
+}
+
+// A new log beside old checkpoints would make the next resume go on from another run.
+void check_no_checkpoints(const fs::path& root) {
+  const std::vector<io::CheckpointEntry> present = io::list_checkpoints(root);
+  if (present.empty()) return;
+  throw ConfigError(cat("output.dir: ", root.string(), " holds ", present.size(),
+                        " checkpoints of an earlier run, the newest ",
+                        present.front().path.filename().string(),
+                        ": go on from it with --checkpoint.resume auto, choose another output.dir, "
+                        "or remove them"));
+}
+
+}  // namespace
+
+fs::path checkpoint_root(const Options& options) {
+  return fs::path(options.output.dir) / "checkpoints";
+}
+
+ResumePoint choose_resume_point(const Session& session) {
+  const Options& options = session.options;
+  const std::string& resume = options.checkpoint.resume;
+  const fs::path root = checkpoint_root(options);
+  ResumePoint point;
+  if (resume != "none" && resume != "auto") point.is_foreign = !lies_in(resume, root);
+  together(session.world, [&] {
+    if (resume == "none" || point.is_foreign) check_no_checkpoints(root);
+  });
+  try {
+    if (resume == "auto") {
+      train::FoundCheckpoint found = train::find_newest_checkpoint(session.world, root);
+      point.checkpoint = std::move(found.reader);
+      point.rejected = std::move(found.rejected);
+    } else if (resume != "none") {
+      point.checkpoint = train::open_checkpoint(session.world, resume);
+    }
+  } catch (const DataError& e) {
+    throw AgreedError(cat("checkpoint.resume = ", resume, ": ", e.what()), kBadInput);
+  }
+  return point;
+}
+
+std::vector<std::string> check_same_run(const io::CheckpointManifest& manifest,
+                                        const Options& options, const data::Dataset& dataset) {
+  check_data(manifest, dataset);
+  return check_settings(manifest, options);
+}
+
+void clear_way(const ResumePoint& point, const Options& options) {
+  const fs::path root = checkpoint_root(options);
+  io::remove_unfinished(root);
+  if (train::RequestFiles(options.output.dir).forget())
+    log::info("removed an earlier request to stop or save from output.dir");
+  for (const io::RejectedCheckpoint& rejected : point.rejected)
+    log::warning(cat("moved to ", io::set_aside(rejected.path, "rejected").string()));
+  for (const io::CheckpointEntry& entry : io::list_checkpoints(root))
+    if (entry.step > point.steps_done())
+      log::warning(cat("moved to ", io::set_aside(entry.path, "superseded").string(),
+                       ": the run goes on from step ", point.steps_done()));
+  if (point.is_foreign) fs::remove(fs::path(options.output.dir) / "run.jsonl");
+}
+
+}  // namespace vax::app

@@ -1,0 +1,41 @@
+// The state of a run as arrays that lie sharded over the ranks: weights and the optimizer's
+// moments, unit by unit. What a checkpoint stores and what it restores go over the same list.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "io/checkpoint_reader.h"
+#include "train/model_state.h"
+#include "train/optimizer.h"
+
+namespace vax::train {
+
+// One quantity of one unit, as this rank has it.
+struct StateArray {
+  std::string_view plane;  // "trainable" | "frozen"
+  std::string_view kind;   // io::kParameters ...
+  const FlatUnit* unit;
+  int unit_index;  // within the plane
+  dist::Partition partition;
+  int slice = 0;     // this rank's place in the shard group
+  at::Tensor shard;  // [shard_count], a view of the state; its padding is not part of the array
+
+  int64_t num_elements() const { return partition.end - partition.begin; }
+};
+
+// All arrays in the same order on every rank: the trainable plane's units with their moments, then,
+// unless adapter_only, the frozen plane's.
+std::vector<StateArray> state_arrays(ModelState& state, ShardedAdamW& optimizer, bool adapter_only);
+
+// Overwrites weights and moments with those of a checkpoint that was written by any number of
+// ranks, and the number of updates with its step. Frozen weights are read where the checkpoint has
+// them. Each rank reads its own bytes; no communication: REQUIRES state.begin_update() before, and
+// state.publish() after it. THROWS DataError when names, shapes or types are not the model's
+// (nothing is changed then), or when reading fails.
+void read_state(const io::CheckpointReader& checkpoint, ModelState& state, ShardedAdamW& optimizer);
+
+}  // namespace vax::train

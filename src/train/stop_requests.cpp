@@ -1,0 +1,121 @@
+#include "train/stop_requests.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <string_view>
+
+#include "base/error.h"
+#include "base/log.h"
+
+namespace vax::train {
+namespace {
+
+// What a handler may touch; nothing else in the program writes it while signals are handled.
+volatile sig_atomic_t received_signal = 0;
+volatile sig_atomic_t limit_s = 0;
+volatile sig_atomic_t limit_exit_code = 0;
+
+int signal_number(const std::string& name) {
+  static const std::map<std::string, int> kNumbers = {
+      {"USR1", SIGUSR1}, {"USR2", SIGUSR2}, {"TERM", SIGTERM}, {"INT", SIGINT}, {"HUP", SIGHUP}};
+  const auto found = kNumbers.find(name);
+  VAX_CHECK(found != kNumbers.end(), "signal ", name);
+  return found->second;
+}
+
+extern "C" void request_stop(int number) {
+  if (received_signal != 0) return;
+  received_signal = number;
+  ::alarm(static_cast<unsigned>(limit_s));
+}
+
+extern "C" void end_at_limit(int) {
+  constexpr std::string_view kMessage =
+      "error: no step boundary and no complete checkpoint within checkpoint.stop_limit_s of the "
+      "stop signal: ending this process\n";
+  // Nothing can be done about a failure here.
+  [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, kMessage.data(), kMessage.size());
+  ::_exit(limit_exit_code);
+}
+
+}  // namespace
+
+struct StopSignals::Saved {
+  int number;
+  struct sigaction action;
+};
+
+StopSignals::StopSignals(const std::vector<std::string>& names, double limit, int exit_code) {
+  received_signal = 0;
+  limit_s = static_cast<sig_atomic_t>(std::clamp(std::ceil(limit), 1.0, 1e9));
+  limit_exit_code = exit_code;
+  const auto install = [this](int number, void (*handler)(int)) {
+    struct sigaction action {};
+    action.sa_handler = handler;
+    action.sa_flags = SA_RESTART;
+    sigemptyset(&action.sa_mask);
+    Saved saved{.number = number, .action = {}};
+    VAX_CHECK(::sigaction(number, &action, &saved.action) == 0, "sigaction ", number, ": ",
+              std::strerror(errno));
+    saved_.push_back(saved);
+  };
+  if (!names.empty()) install(SIGALRM, &end_at_limit);
+  for (const std::string& name : names) install(signal_number(name), &request_stop);
+}
+
+StopSignals::~StopSignals() {
+  lift_limit();
+  for (const Saved& saved : saved_) ::sigaction(saved.number, &saved.action, nullptr);
+  received_signal = 0;
+}
+
+bool StopSignals::received() { return received_signal != 0; }
+
+void StopSignals::lift_limit() {
+  limit_s = 0;  // of a signal that is still to come: alarm(0) sets none
+  ::alarm(0);
+}
+
+RequestFiles::RequestFiles(const std::filesystem::path& directory)
+    : stop_(directory / "stop"), save_(directory / "save") {}
+
+bool RequestFiles::forget() {
+  std::error_code ignored;
+  const bool stop = std::filesystem::remove(stop_, ignored);
+  const bool save = std::filesystem::remove(save_, ignored);
+  return stop || save;
+}
+
+void RequestFiles::look() {
+  if (looked_ && since_look_.elapsed_s() < kInterval_s) return;
+  std::error_code ignored;
+  stop_seen_ = std::filesystem::exists(stop_, ignored);
+  save_seen_ = std::filesystem::exists(save_, ignored);
+  looked_ = true;
+  since_look_.restart();
+}
+
+bool RequestFiles::stop_requested() {
+  look();
+  return stop_seen_;
+}
+
+bool RequestFiles::save_requested() {
+  look();
+  if (!save_seen_ || save_stuck_) return false;
+  save_seen_ = false;
+  std::error_code error;
+  std::filesystem::remove(save_, error);
+  save_stuck_ = static_cast<bool>(error);
+  if (save_stuck_)
+    log::warning(cat(save_.string(), ": cannot remove this request (", error.message(),
+                     "): ignored from now on"));
+  return true;
+}
+
+}  // namespace vax::train
