@@ -40,8 +40,12 @@ missing_system_packages() {
 }
 
 install_system_packages() {
-  # CI compiles the benchmark programs, so that they keep up with the code.
-  if [[ $with_tests == ON ]]; then system_packages+=(libbenchmark-dev); fi
+  # CI compiles the benchmark programs, so that they keep up with the code, and runs the job scripts
+  # under a real Slurm; srun's pmix plugin loads the library by the name that libpmix-dev brings.
+  # clang fuzzes (scripts/fuzz.sh); Debian's default, 14, does not compile C++20's source_location.
+  if [[ $with_tests == ON ]]; then
+    system_packages+=(libbenchmark-dev slurm-wlm munge libpmix-dev clang-16 libclang-rt-16-dev)
+  fi
   if ! command -v dpkg-query >/dev/null; then
     say "not a Debian system: please see to ${system_packages[*]} (names of Debian 12)"
     return
