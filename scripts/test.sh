@@ -95,6 +95,8 @@ main() {
   build_preset ci ON
   build_nccl
   run_tests "$@"
+  # A selection of tests is asked for to be quick.
+  if (($# == 0)); then "$repository/scripts/fuzz.sh" || failures+=("fuzzing"); fi
   say "$summary"
   ((${#failures[@]} == 0)) || die "failed: $(printf '%s; ' "${failures[@]}")"
 }
