@@ -118,10 +118,7 @@ ExitCode run_program(int argc, const char* const* argv, const dist::Environment&
        .timeout_s = options.runtime.timeout_s});
   const Session session{command_line, options, environment, world};
   try {
-    const ExitCode code = commands().at(options.subcommand)(session);
-    // The watchdog ends with the communicator: no rank leaves it to wait for others unwatched.
-    world.make_collectives("end")->barrier();
-    return code;
+    return commands().at(options.subcommand)(session);
   } catch (const train::DivergenceError& e) {
     throw AgreedError(e.what(), kUnexpected);
   } catch (const train::CheckpointFailed& e) {

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <system_error>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -18,13 +19,22 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-// Runs `body` on a thread that leaves all signals to the main thread.
+// Runs `body` on a thread that leaves all signals to the main thread. Where no thread can be had,
+// the result is a WriteError.
 template <typename Body>
-auto run_beside(Body body) {
+auto run_beside(Body body) -> std::future<decltype(body())> {
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  auto result = std::async(std::launch::async, std::move(body));
+  std::future<decltype(body())> result;
+  try {
+    result = std::async(std::launch::async, std::move(body));
+  } catch (const std::system_error& e) {
+    std::promise<decltype(body())> failed;
+    failed.set_exception(std::make_exception_ptr(
+        WriteError(cat("no thread can be started that writes a checkpoint: ", e.what()))));
+    result = failed.get_future();
+  }
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   return result;
 }
@@ -268,7 +278,12 @@ Checkpointer::Published Checkpointer::publish(io::CheckpointManifest manifest) c
 
 void Checkpointer::conclude() {
   const bool is_root = in_.world.rank() == 0;
-  const Published published = is_root ? published_.get() : Published{};
+  Published published;
+  try {
+    if (is_root) published = published_.get();
+  } catch (const WriteError& e) {
+    published.error = e.what();
+  }
   const std::string error = in_.world.broadcast_text(published.error, 0);
   if (!error.empty()) return give_up(error);
   phase_ = Phase::kIdle;
