@@ -4,6 +4,7 @@
 
 #include "app/config_difference.h"
 #include "app/resolved_config.h"
+#include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "io/checkpoint_directory.h"
@@ -106,6 +107,7 @@ std::vector<std::string> check_same_run(const io::CheckpointManifest& manifest,
 void clear_way(const ResumePoint& point, const Options& options) {
   const fs::path root = checkpoint_root(options);
   io::remove_unfinished(root);
+  remove_temporaries(options.output.dir);
   if (train::RequestFiles(options.output.dir).forget())
     log::info("removed an earlier request to stop or save from output.dir");
   for (const io::RejectedCheckpoint& rejected : point.rejected)

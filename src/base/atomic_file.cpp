@@ -7,6 +7,7 @@
 #include <cstring>
 #include <fstream>
 #include <system_error>
+#include <vector>
 
 #include "base/error.h"
 
@@ -14,6 +15,8 @@ namespace vax {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr std::string_view kTemporaryMark = ".tmp";
 
 void sync_path(const fs::path& path, int flags) {
   const int fd = ::open(path.c_str(), flags);
@@ -53,7 +56,22 @@ void guarded(const fs::path& path, const fs::path& temporary, const std::functio
 }  // namespace
 
 fs::path temporary_name(const fs::path& path) {
-  return parent_of(path) / cat(".", path.filename().string(), ".tmp", ::getpid());
+  return parent_of(path) / cat(".", path.filename().string(), kTemporaryMark, ::getpid());
+}
+
+void remove_temporaries(const fs::path& directory) noexcept {
+  std::error_code error;
+  std::vector<fs::path> found;
+  for (fs::directory_iterator entry(directory, error), end; !error && entry != end;
+       entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    const size_t mark = name.rfind(kTemporaryMark);
+    if (!name.starts_with('.') || mark == std::string::npos) continue;
+    const std::string process = name.substr(mark + kTemporaryMark.size());
+    if (!process.empty() && process.find_first_not_of("0123456789") == std::string::npos)
+      found.push_back(entry->path());
+  }
+  for (const fs::path& path : found) fs::remove_all(path, error);
 }
 
 void publish_file(const fs::path& path, const std::function<void(const fs::path&)>& write) {

@@ -12,6 +12,10 @@ namespace vax {
 // The temporary name under which `path` is prepared; it is removed when preparation fails.
 std::filesystem::path temporary_name(const std::filesystem::path& path);
 
+// Removes what publishing of killed processes has left unfinished in `directory`, as far as it can.
+// REQUIRES that nobody is publishing there.
+void remove_temporaries(const std::filesystem::path& directory) noexcept;
+
 // `write` fills the temporary path it is given. THROWS WriteError when the file cannot be written,
 // and whatever `write` throws; in both cases nothing is left behind.
 void publish_file(const std::filesystem::path& path,

@@ -2,10 +2,11 @@
 
   limit   one rank may not write a file as large as a checkpoint (ulimit -f): training goes on
           without, and warns; when it is asked to stop it ends with exit code 1
-  disk    output.dir on a small tmpfs that fills up, in a mount namespace of its own, which needs the
+  full    output.dir on a small tmpfs that fills up, in a mount namespace of its own, which needs the
           right to mount; where that is not given, CTest shows the test as skipped
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,26 +15,31 @@ from pathlib import Path
 
 from checkpoint_runs import (
     DONE,
+    ENDLESS,
+    EXTRA_STEPS,
     LIMIT_S,
     Run,
     arguments_of,
     checkpoint_runs,
     send,
+    up_to,
     verifies,
 )
 
 UNEXPECTED = 1
 SKIPPED = 77  # CTest's SKIP_RETURN_CODE
 NUM_STEPS = 30
-LONG = 100000  # steps that no run comes to
+EVERY_TEN = {"checkpoint__interval": 10}
 # Rank 1's files may have 16 * 512 bytes: its part of a checkpoint has more.
 LIMITED_RANK = ("sh", "-c", 'if [ "$OMPI_COMM_WORLD_RANK" = 1 ]; then ulimit -f 16; fi; exec "$@"',
                 "sh")
-DISK_BYTES = 4 << 20
+DISK_BYTES = 16 << 20
+# Enough for run.jsonl and run.h5, not for 150 kB of weights.
+FREE_AT_THE_END = 100_000
 
 
 def stop(run, job):
-    send(job.rank_pids()[0], signal.SIGUSR1)
+    send(job.rank_pids(LIMIT_S)[0], signal.SIGUSR1)
     code, _ = job.finish(LIMIT_S)
     return code, job.output()
 
@@ -41,7 +47,7 @@ def stop(run, job):
 def limit(runs):
     expected = Run(runs, "expected", "full", train__max_steps=NUM_STEPS)
     expected.finish(2)
-    run = Run(runs, "limited", "full", train__max_steps=NUM_STEPS, checkpoint__interval=10)
+    run = Run(runs, "limited", "full", train__max_steps=NUM_STEPS, **EVERY_TEN)
     printed = run.finish(2, prefix=LIMITED_RANK)
     assert printed.count("no checkpoint of step") == 3, printed
     assert "rank-00001.h5: cannot write" in printed and "training goes on" in printed, printed
@@ -49,7 +55,7 @@ def limit(runs):
     assert list(run.checkpoints.iterdir()) == [], "left files behind"
     print("a rank that may not write: training goes on without checkpoints, same weights")
 
-    run = Run(runs, "stopped", "full", train__max_steps=LONG)
+    run = Run(runs, "stopped", "full", **ENDLESS)
     with run.start(2, LIMITED_RANK) as job:
         run.wait_for_step(job, 3)
         code, printed = stop(run, job)
@@ -59,16 +65,19 @@ def limit(runs):
 
 
 def fill(disk, free_bytes):
-    """Leaves about `free_bytes`."""
+    """Leaves about `free_bytes`; what a run writes meanwhile may take them."""
     (disk / "filler").unlink(missing_ok=True)
-    space = os.statvfs(disk)
-    with open(disk / "filler", "wb") as file:
-        file.write(bytes(max(0, space.f_bavail * space.f_frsize - free_bytes)))
+    page = bytes(4096)
+    with open(disk / "filler", "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize > free_bytes:
+            file.write(page)
 
 
-def disk_full_during_training(runs, disk, expected):
-    """No checkpoint after the first fits; what the run writes at its end does."""
-    run = Run(runs, "disk/goes-on", "full", train__max_steps=NUM_STEPS, checkpoint__interval=10)
+def disk_full_during_training(runs, disk):
+    """No checkpoint fits; what the run writes at its end does."""
+    expected = Run(runs, "expected", "full", train__max_steps=NUM_STEPS)
+    expected.finish(2)
+    run = Run(runs, "disk/goes-on", "full", train__max_steps=NUM_STEPS, **EVERY_TEN)
     run.output.mkdir()
     fill(disk, 330_000)
     printed = run.finish(2)
@@ -79,43 +88,53 @@ def disk_full_during_training(runs, disk, expected):
     print("no space for a checkpoint: training goes on, same weights")
 
 
-def disk_full_at_stop(runs, disk, expected):
-    run = Run(runs, "disk/stops", "full", train__max_steps=NUM_STEPS * 20, checkpoint__interval=10)
-    fill(disk, DISK_BYTES)
-    with run.start(2) as job:
-        run.wait_for_checkpoint(job)
-        fill(disk, 0)
-        code, printed = stop(run, job)
+def check_ended_with_error(run, code, printed, expected):
+    """The newest checkpoint, which is complete."""
     assert code == UNEXPECTED, f"exit code {code}\n{printed}"
-    assert "could not be written" in printed, printed
+    assert expected in printed, printed
     saved = run.steps_saved()
     assert saved and all(verifies(run.checkpoint(step)) for step in saved), saved
-    fill(disk, DISK_BYTES)
-    run.finish(2)
-    assert run.events("resume")[-1]["step"] == saved[-1]
-    steps = [step["step"] for step in run.events("step")]
-    assert steps == list(range(1, NUM_STEPS * 20 + 1)), "steps of run.jsonl"
-    assert run.weights() == expected.weights()
-    print(f"asked to stop with a full disk: exit code 1, then resumed from step {saved[-1]}, "
-          "same weights")
+    return saved[-1]
 
 
-def disk_full_at_the_end(runs, disk, expected):
-    run = Run(runs, "disk/ends", "full", train__max_steps=NUM_STEPS * 20, checkpoint__interval=10)
-    fill(disk, DISK_BYTES)
+def check_equal_to_undisturbed(runs, run, options):
+    plain = Run(runs, f"plain-{run.output.name}", "full", **options)
+    plain.finish(2)
+    assert run.computed_steps() == plain.computed_steps()
+    assert run.weights() == plain.weights()
+
+
+def disk_full_at_stop(runs, disk):
+    run = Run(runs, "disk/stops", "full", **ENDLESS | EVERY_TEN)
     with run.start(2) as job:
+        pids = job.rank_pids(LIMIT_S)
         run.wait_for_checkpoint(job)
         fill(disk, 0)
+        send(pids[0], signal.SIGUSR1)
         code, _ = job.finish(LIMIT_S)
-        printed = job.output()
-    assert code == UNEXPECTED, f"exit code {code}\n{printed}"
-    assert "model" in printed and "cannot write" in printed, printed
-    saved = run.steps_saved()
-    assert saved and all(verifies(run.checkpoint(step)) for step in saved), saved
-    fill(disk, DISK_BYTES)
+        newest = check_ended_with_error(run, code, job.output(), "could not be written")
+    (disk / "filler").unlink()
+    num_steps = newest + EXTRA_STEPS
+    run.finish(2, train__max_steps=num_steps)
+    assert run.events("resume")[-1]["step"] == newest
+    check_equal_to_undisturbed(runs, run, up_to(num_steps))
+    print(f"asked to stop with a full disk: exit code 1, then resumed from step {newest}, same "
+          "weights")
+
+
+def disk_full_at_the_end(runs, disk):
+    """What a run has trained does not fit."""
+    run = Run(runs, "disk/ends", "full", **up_to(10) | EVERY_TEN)
     run.finish(2)
-    assert run.weights() == expected.weights()
-    print("final save on a full disk: exit code 1, the last checkpoint loads, same weights")
+    fill(disk, FREE_AT_THE_END)
+    with run.start(2, train__max_steps=15) as job:
+        code, _ = job.finish(LIMIT_S)
+        newest = check_ended_with_error(run, code, job.output(), "model.safetensors: cannot write")
+    assert newest == 10, newest
+    (disk / "filler").unlink()
+    run.finish(2, train__max_steps=15)
+    check_equal_to_undisturbed(runs, run, up_to(15))
+    print("final save on a full disk: exit code 1, then resumed from step 10, same weights")
 
 
 def disk(runs):
@@ -125,24 +144,21 @@ def disk(runs):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", path],
                       check=False).returncode:
         return SKIPPED
-    expected = Run(runs, "expected", "full", train__max_steps=NUM_STEPS)
-    expected.finish(2)
-    disk_full_during_training(runs, path, expected)
-    longer = Run(runs, "longer", "full", train__max_steps=NUM_STEPS * 20)
-    longer.finish(2)
-    for case in (disk_full_at_stop, disk_full_at_the_end):
-        for old in path.iterdir():
-            subprocess.run(["rm", "-rf", old], check=True)
-        case(runs, path, longer)
-    subprocess.run(["umount", path], check=True)
+    try:
+        for case in (disk_full_during_training, disk_full_at_stop, disk_full_at_the_end):
+            case(runs, path)
+            for old in path.iterdir():
+                subprocess.run(["rm", "-rf", old], check=True)
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)
     return DONE
 
 
 def main():
-    parser = arguments_of(__doc__, case=["limit", "disk"])
+    parser = arguments_of(__doc__, case=["limit", "full"])
     parser.add_argument("--in-namespace", action="store_true")
     arguments = parser.parse_args()
-    if arguments.case == "disk" and not arguments.in_namespace:
+    if arguments.case == "full" and not arguments.in_namespace:
         # The mount is gone with the last process in there, whatever happens.
         apart = ["unshare", "--mount", "--propagation", "private"]
         if subprocess.run([*apart, "true"], check=False).returncode:
@@ -150,7 +166,7 @@ def main():
         sys.exit(subprocess.run([*apart, sys.executable, Path(__file__), *sys.argv[1:],
                                  "--in-namespace"], check=False).returncode)
     with checkpoint_runs(arguments) as runs:
-        sys.exit(disk(runs) if arguments.case == "disk" else limit(runs))
+        sys.exit(disk(runs) if arguments.case == "full" else limit(runs))
 
 
 if __name__ == "__main__":

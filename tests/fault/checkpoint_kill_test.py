@@ -47,7 +47,7 @@ class KilledRun:
                 assert code == DONE, f"exit code {code}\n{job.output()}"
                 self.check_resume(num_resumes, job.output())
                 return False
-            pids = job.rank_pids()
+            pids = job.rank_pids(LIMIT_S)
             self.within_checkpoints += any(self.run.checkpoints.glob(".step-*.writing"))
             for pid in pids if self.rng.random() < 0.5 else [self.rng.choice(pids)]:
                 send(pid, signal.SIGKILL)
@@ -66,7 +66,7 @@ class KilledRun:
         """Once in four during the start, else a while after the job's first step, or then a little
         after a checkpoint has begun. False when the job was done before."""
         if self.rng.random() < 0.25:
-            job.rank_pids()
+            job.rank_pids(LIMIT_S)
             time.sleep(self.rng.uniform(0, 1))
             return job.process.poll() is None
         steps_before = self.run.log_bytes()

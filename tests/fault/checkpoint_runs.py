@@ -16,7 +16,9 @@ from jobs import Job, launcher_arguments, launcher_of, wait_for
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "parity"))
 from common import GLOBAL_BATCH, MAX_LENGTH, ProgramRuns  # noqa: E402
 
-LIMIT_S = 120  # of anything that a job is waited for; a start takes a second, a step milliseconds
+# Of anything that a job is waited for. A start takes a second and a step milliseconds, but ranks that
+# wait for each other leave little of a small machine to others.
+LIMIT_S = 240
 DONE, BAD_INPUT, STOPPED = 0, 2, 75
 KINDS = {
     "lora": {"adapter.r": 4, "adapter.dropout": 0.1},

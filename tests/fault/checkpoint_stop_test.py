@@ -89,7 +89,7 @@ def signals(runs):
     for name, (ask, changes) in REQUESTS.items():
         before = run.steps_done()
         with run.start(RANKS, **changes) as job:
-            pids = job.rank_pids()
+            pids = job.rank_pids(LIMIT_S)
             run.wait_for_step(job, before + 3)
             ask(job, pids)
             seconds = check_stopped(run, job)
@@ -124,7 +124,7 @@ def last(runs):
     """The only step of the run is its last one; the signal comes before it has begun."""
     run = Run(runs, "last", "lora", train__max_steps=1)
     with run.start(RANKS) as job:
-        for pid in job.rank_pids():
+        for pid in job.rank_pids(LIMIT_S):
             # Once the handler is there; until then the signal would end the process.
             wait_for(lambda pid=pid: catches(pid, signal.SIGUSR1), LIMIT_S, "a handler")
             send(pid, signal.SIGUSR1)
@@ -144,7 +144,7 @@ def limit(runs):
     """One rank stands still, so that no boundary is reached."""
     run = Run(runs, "limit", "lora", **ENDLESS, checkpoint__stop_limit_s=2)
     with run.start(RANKS) as job:
-        pids = job.rank_pids()
+        pids = job.rank_pids(LIMIT_S)
         run.wait_for_step(job, 3)
         os.kill(pids[1], signal.SIGSTOP)
         time.sleep(0.2)

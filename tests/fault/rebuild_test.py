@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "parity"))
 from common import GLOBAL_BATCH, MAX_LENGTH, ProgramRuns  # noqa: E402
 from hdf5_compare import assert_same_hdf5  # noqa: E402
 
-NUM_KILLS = 8
+NUM_KILLS = 5
 LIMIT_S = 60  # of anything that the program does here
 
 

@@ -1,6 +1,7 @@
 // The base library: atomic publishing, hashes, counter-based random numbers, flat layouts.
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -40,6 +41,26 @@ TEST_F(AtomicFile, ReplacesTheOldContent) {
   publish_text(directory_ / "f", "new");
   EXPECT_EQ(read_file(directory_ / "f"), "new");
   EXPECT_EQ(num_entries(), 1U);
+}
+
+TEST_F(AtomicFile, WhatKilledProcessesLeftIsRemovedAndNothingElse) {
+  // A process that is killed in the middle has no chance to tidy up.
+  if (const pid_t child = ::fork(); child == 0) {
+    publish_file(directory_ / "f", [](const fs::path& path) {
+      std::ofstream(path) << "half";
+      ::_exit(0);
+    });
+  } else {
+    ASSERT_EQ(::waitpid(child, nullptr, 0), child);
+  }
+  fs::create_directories(directory_ / ".d.tmp12" / "inside");
+  for (const char* name : {"kept.tmp12", ".kept.tmp", ".kept.tmp12x", ".kept.tmp12-old", ".kept"})
+    publish_text(directory_ / name, "");
+  EXPECT_EQ(num_entries(), 7U);
+  remove_temporaries(directory_);
+  EXPECT_EQ(num_entries(), 5U);
+  EXPECT_FALSE(fs::exists(directory_ / ".d.tmp12"));
+  remove_temporaries(directory_ / "nowhere");
 }
 
 TEST_F(AtomicFile, KeepsTheOldContentWhenWritingFails) {
