@@ -1,12 +1,10 @@
 #include "dist/progress_thread.h"
 
-#include <pthread.h>
-#include <signal.h>
-
 #include <algorithm>
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/signal_mask.h"
 
 namespace vax::dist {
 namespace {
@@ -22,12 +20,8 @@ constexpr microseconds kLongest{1000};
 }  // namespace
 
 ProgressThread::ProgressThread() : self_(MpiCommunicator::duplicate_of(MPI_COMM_SELF)) {
-  // Signals are for the main thread.
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
+  const SignalMask mask;
   thread_ = std::thread(&ProgressThread::run, this);
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 ProgressThread::~ProgressThread() {

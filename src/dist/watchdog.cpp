@@ -1,7 +1,5 @@
 #include "dist/watchdog.h"
 
-#include <pthread.h>
-#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/signal_mask.h"
 #include "dist/environment.h"
 
 namespace vax::dist {
@@ -39,17 +38,6 @@ std::vector<int> all_ranks(size_t count) {
   return ranks;
 }
 
-// Signals are for the main thread; what this thread starts inherits it.
-template <typename Start>
-std::thread start_without_signals(Start start) {
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  std::thread thread = start();
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  return thread;
-}
-
 // Whatever hangs from here on: files, standard error, MPI.
 void end_in_any_case() {
   std::thread([] {
@@ -72,7 +60,8 @@ Watchdog::Watchdog(MpiCommunicator comm, std::vector<RankName> names,
       timer_(2 * period_s_) {
   VAX_CHECK(options.timeout_s > 0 && options.grace_s > 0, "a watchdog with a timeout of ",
             options.timeout_s, " s and a grace time of ", options.grace_s, " s");
-  thread_ = start_without_signals([this] { return std::thread(&Watchdog::run, this); });
+  const SignalMask mask;
+  thread_ = std::thread(&Watchdog::run, this);
 }
 
 Watchdog::~Watchdog() {

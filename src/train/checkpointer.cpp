@@ -1,15 +1,14 @@
 #include "train/checkpointer.h"
 
 #include <ATen/ATen.h>
-#include <signal.h>
 
 #include <chrono>
-#include <cstring>
 #include <nlohmann/json.hpp>
 #include <system_error>
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/signal_mask.h"
 #include "base/stopwatch.h"
 #include "io/checkpoint_directory.h"
 
@@ -19,24 +18,18 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-// Runs `body` on a thread that leaves all signals to the main thread. Where no thread can be had,
-// the result is a WriteError.
+// Runs `body` on a thread. Where none can be had, the result is a WriteError.
 template <typename Body>
 auto run_beside(Body body) -> std::future<decltype(body())> {
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  std::future<decltype(body())> result;
+  const SignalMask mask;
   try {
-    result = std::async(std::launch::async, std::move(body));
+    return std::async(std::launch::async, std::move(body));
   } catch (const std::system_error& e) {
     std::promise<decltype(body())> failed;
     failed.set_exception(std::make_exception_ptr(
         WriteError(cat("no thread can be started that writes a checkpoint: ", e.what()))));
-    result = failed.get_future();
+    return failed.get_future();
   }
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  return result;
 }
 
 template <typename T>
