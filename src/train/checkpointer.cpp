@@ -62,6 +62,21 @@ io::CheckpointArray describe_array(const StateArray& array) {
               static_cast<size_t>((part.count + part.shard_count - 1) / part.shard_count))};
 }
 
+// Why ranks have no file, of the first few: a full disk is every rank's. Empty when all have
+// theirs.
+std::string join_errors(const std::vector<std::string>& texts) {
+  constexpr int kMostShown = 3;
+  std::string errors;
+  int num_errors = 0;
+  for (size_t r = 0; r < texts.size(); ++r) {
+    const json rank = json::parse(texts[r]);
+    if (!rank.contains("error") || ++num_errors > kMostShown) continue;
+    errors += cat(errors.empty() ? "" : "; ", "rank ", r, ": ", rank["error"].get<std::string>());
+  }
+  if (num_errors > kMostShown) errors += cat("; and ", num_errors - kMostShown, " more ranks");
+  return errors;
+}
+
 int64_t bytes_of(const StateArray& array) {
   return array.num_elements() * static_cast<int64_t>(array.shard.element_size());
 }
@@ -207,11 +222,7 @@ std::string Checkpointer::describe_own_file() {
 
 void Checkpointer::collect() {
   const std::vector<std::string> texts = in_.world.all_gather_text(describe_own_file());
-  std::string errors;
-  for (const std::string& text : texts)
-    if (const json rank = json::parse(text); rank.contains("error"))
-      errors += cat(errors.empty() ? "" : "; ", rank["error"].get<std::string>());
-  if (!errors.empty()) return give_up(errors);
+  if (const std::string errors = join_errors(texts); !errors.empty()) return give_up(errors);
   phase_ = Phase::kPublishing;
   if (in_.world.rank() != 0) return;
   // A checkpoint on the disk is never ahead of the log there.

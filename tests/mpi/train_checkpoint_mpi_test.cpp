@@ -88,6 +88,23 @@ struct State {
   ShardedAdamW optimizer;
 };
 
+// While it lives, files of this process may not grow beyond 1000 bytes, if `applies`. States in
+// these tests have some KiB.
+class FileLimit {
+ public:
+  explicit FileLimit(bool applies) {
+    ::getrlimit(RLIMIT_FSIZE, &before_);
+    const rlimit small{.rlim_cur = 1000, .rlim_max = before_.rlim_max};
+    if (applies) ::setrlimit(RLIMIT_FSIZE, &small);
+  }
+  FileLimit(const FileLimit&) = delete;
+  FileLimit& operator=(const FileLimit&) = delete;
+  ~FileLimit() { ::setrlimit(RLIMIT_FSIZE, &before_); }
+
+ private:
+  rlimit before_{};
+};
+
 class CheckpointTest : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
@@ -286,16 +303,11 @@ TEST_F(CheckpointTest, ARankThatCannotWriteSpoilsThisCheckpointOnly) {
   writer.save(1);
   const fs::path root = directory / "checkpoints";
   ASSERT_TRUE(writer.checkpointer->newest());
-  // Files of the last rank may not grow; sizes are those of the state, some KiB.
-  rlimit before{};
-  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
-  if (world_.rank() == world_.size() - 1) {
-    const rlimit small{.rlim_cur = 1000, .rlim_max = before.rlim_max};
-    ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+  {
+    const FileLimit limit(world_.rank() == world_.size() - 1);
+    EXPECT_FALSE(writer.checkpointer->after_step(2, false));
+    writer.checkpointer->finish();
   }
-  EXPECT_FALSE(writer.checkpointer->after_step(2, false));
-  writer.checkpointer->finish();
-  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
   all_->barrier();
   EXPECT_FALSE(fs::exists(io::writing_path(root, 2)));
   EXPECT_EQ(*writer.checkpointer->newest(), root / "step-000001");
@@ -334,6 +346,23 @@ TEST_F(CheckpointTest, AStopWithoutACheckpointIsAnErrorOfAllRanks) {
   const StopSignals signals({"USR1"}, 100, 3);
   if (world_.rank() == 0) ::raise(SIGUSR1);
   EXPECT_THROW(writer.checkpointer->after_step(2, false), CheckpointFailed);
+}
+
+TEST_F(CheckpointTest, AStopNamesTheRankThatCannotWrite) {
+  const fs::path directory = fresh("stop-names");
+  const auto state = make_state(request(false), world_);
+  Writer writer(*state, world_, directory, {});
+  const int last = world_.size() - 1;
+  const StopSignals signals({"USR1"}, 100, 3);
+  ::raise(SIGUSR1);
+  const FileLimit limit(world_.rank() == last);
+  try {
+    writer.checkpointer->after_step(2, false);
+    ADD_FAILURE() << "no error";
+  } catch (const CheckpointFailed& e) {
+    EXPECT_NE(std::string(e.what()).find(cat("written: rank ", last, ": ")), std::string::npos)
+        << e.what();
+  }
 }
 
 TEST_F(CheckpointTest, FilesAskForASaveAndForAStop) {
