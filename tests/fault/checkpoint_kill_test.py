@@ -1,9 +1,9 @@
-"""Jobs that are killed with SIGKILL at random moments, one rank or all of them, in every second case
-while a checkpoint is being written, and resumed until they are done.
+"""Jobs that are killed with SIGKILL at random moments, one rank or all of them, about every second
+time while a checkpoint is being written, and resumed until they are done.
 
-The final weights must equal those of a run that nobody disturbed byte for byte, run.jsonl must hold
-every step once with the same numbers, run.h5 too, and whatever verified when the job was killed must
-be what the next one goes on from.
+The final weights must equal those of a run that nobody disturbed byte for byte, run.jsonl must
+hold every step once with the same numbers, run.h5 too, and whatever verified when the job was
+killed must be what the next one goes on from.
 
     checkpoint_kill_test.py lora|full --ranks 2 [--kills 50] --vaccine ... --mpiexec ...
 """

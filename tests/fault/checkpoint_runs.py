@@ -1,5 +1,5 @@
-"""What the checkpoint tests share: runs of tiny models as jobs that can be signalled and killed, and
-what those leave in their output directories."""
+"""What the checkpoint tests share: runs of tiny models as jobs that can be signalled and killed,
+and what those leave in their output directories."""
 
 import contextlib
 import hashlib
@@ -16,8 +16,8 @@ from jobs import Job, launcher_arguments, launcher_of, wait_for
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "parity"))
 from common import GLOBAL_BATCH, MAX_LENGTH, ProgramRuns  # noqa: E402
 
-# Of anything that a job is waited for. A start takes a second and a step milliseconds, but ranks that
-# wait for each other leave little of a small machine to others.
+# Of anything that a job is waited for. A start takes a second and a step milliseconds, but ranks
+# that wait for each other leave little of a small machine to others.
 LIMIT_S = 240
 DONE, BAD_INPUT, STOPPED = 0, 2, 75
 KINDS = {
@@ -63,7 +63,8 @@ class Run:
             "model.path": runs.base, "data.path": runs.data, "data.template": "plain",
             "data.max_length": MAX_LENGTH, "train.global_batch": GLOBAL_BATCH,
             "runtime.threads": 1, "runtime.device": "cpu", "output.dir": self.output,
-            "output.log_interval": 1000, "checkpoint.resume": "auto", **KINDS[kind]} | with_points(options)
+            "output.log_interval": 1000, "checkpoint.resume": "auto",
+            **KINDS[kind]} | with_points(options)
 
     def command(self, **changes):
         options = self.options | with_points(changes)
