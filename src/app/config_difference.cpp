@@ -14,10 +14,10 @@ using Names = std::set<std::string, std::less<>>;
 // An option in neither list changes numbers, but not which rows come next: a user may have reasons
 // to change it in the middle of a run.
 const Names kFixed = {
-    "adapter.type",  "adapter.r",          "adapter.alpha",      "adapter.targets", "data.format",
-    "data.template", "data.parse_special", "data.max_length",    "data.samples",    "data.skip",
-    "data.shuffle",  "data.harmful_ratio", "train.global_batch", "train.seed",      "drift.path",
-    "drift.samples", "drift.batch"};
+    "adapter.type",       "adapter.r",     "adapter.alpha",      "adapter.targets",
+    "data.format",        "data.template", "data.parse_special", "data.max_length",
+    "data.samples",       "data.skip",     "data.shuffle",       "data.harmful_ratio",
+    "train.global_batch", "train.seed",    "drift.samples",      "drift.batch"};
 // Data files are known by their hashes.
 const Names kSameNumbers = {"data.path",       "data.harmful_path", "train.micro_batch",
                             "train.recompute", "drift.interval",    "vaccine.probe_check_interval"};

@@ -43,34 +43,29 @@ extern "C" void end_at_limit(int) {
   ::_exit(limit_exit_code);
 }
 
+void handle(int number, void (*handler)(int)) {
+  struct sigaction action {};
+  action.sa_handler = handler;
+  action.sa_flags = SA_RESTART;
+  sigemptyset(&action.sa_mask);
+  VAX_CHECK(::sigaction(number, &action, nullptr) == 0, "sigaction ", number, ": ",
+            std::strerror(errno));
+}
+
 }  // namespace
 
-struct StopSignals::Saved {
-  int number;
-  struct sigaction action;
-};
-
 StopSignals::StopSignals(const std::vector<std::string>& names, double limit, int exit_code) {
+  for (const std::string& name : names) numbers_.push_back(signal_number(name));
   received_signal = 0;
   limit_s = static_cast<sig_atomic_t>(std::clamp(std::ceil(limit), 1.0, 1e9));
   limit_exit_code = exit_code;
-  const auto install = [this](int number, void (*handler)(int)) {
-    struct sigaction action {};
-    action.sa_handler = handler;
-    action.sa_flags = SA_RESTART;
-    sigemptyset(&action.sa_mask);
-    Saved saved{.number = number, .action = {}};
-    VAX_CHECK(::sigaction(number, &action, &saved.action) == 0, "sigaction ", number, ": ",
-              std::strerror(errno));
-    saved_.push_back(saved);
-  };
-  if (!names.empty()) install(SIGALRM, &end_at_limit);
-  for (const std::string& name : names) install(signal_number(name), &request_stop);
+  handle(SIGALRM, &end_at_limit);
+  for (const int number : numbers_) handle(number, &request_stop);
 }
 
 StopSignals::~StopSignals() {
+  for (const int number : numbers_) ::signal(number, SIG_IGN);
   lift_limit();
-  for (const Saved& saved : saved_) ::sigaction(saved.number, &saved.action, nullptr);
   received_signal = 0;
 }
 

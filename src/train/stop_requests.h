@@ -11,8 +11,9 @@
 
 namespace vax::train {
 
-// Handles the signals from construction to destruction, which restores what was there before. One
-// object at a time: the handler's state is the process's. A process that is still there `limit_s`
+// Handles the signals from construction to destruction. After it they are ignored: a job that is at
+// its end, and may take a while to leave MPI, is not killed by a request that came late. One object
+// at a time: the handler's state is the process's. A process that is still there `limit_s`
 // after the first of these signals ends itself at once with `limit_exit_code`, whatever it is
 // doing.
 class StopSignals {
@@ -28,8 +29,7 @@ class StopSignals {
   static void lift_limit();
 
  private:
-  struct Saved;
-  std::vector<Saved> saved_;
+  std::vector<int> numbers_;
 };
 
 // `touch DIR/save`: write a checkpoint and go on; the file goes when it is taken. `touch DIR/stop`:

@@ -32,6 +32,7 @@ from checkpoint_runs import (
 from jobs import wait_for
 
 LIMIT_EXIT = 3
+LAST_ROWS = 10000  # in a step of some seconds
 RANKS = 2
 
 
@@ -121,8 +122,9 @@ def files(runs):
 
 
 def last(runs):
-    """The only step of the run is its last one; the signal comes before it has begun."""
-    run = Run(runs, "last", "lora", train__max_steps=1)
+    """The only step of the run is its last one, and long; the signal comes before its end."""
+    run = Run(runs, "last", "lora", train__max_steps=1, train__global_batch=LAST_ROWS,
+              train__micro_batch=1)
     with run.start(RANKS) as job:
         for pid in job.rank_pids(LIMIT_S):
             # Once the handler is there; until then the signal would end the process.
@@ -188,7 +190,7 @@ def options(runs):
     assert warnings and "0.001" in warnings[0], printed
     assert run.weights() != source.weights()
     moved = Run(runs, "moved", "lora", checkpoint__resume=checkpoint, train__max_steps=20,
-                data__path=other)
+                data__path=other, drift__path=runs.data)
     other.write_text(runs.data.read_text())
     moved.finish(RANKS)
     assert moved.weights() == source.weights(), "the same data under another name"
@@ -219,7 +221,7 @@ CASES = {"signals": signals, "files": files, "last": last, "limit": limit, "opti
 
 def main():
     arguments = arguments_of(__doc__, case=CASES).parse_args()
-    with checkpoint_runs(arguments) as runs:
+    with checkpoint_runs(arguments, LAST_ROWS if arguments.case == "last" else 20) as runs:
         CASES[arguments.case](runs)
 
 

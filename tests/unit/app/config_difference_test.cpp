@@ -51,8 +51,8 @@ TEST(ConfigDifference, ValuesThatMayChangeInTheMiddleAreNamed) {
 }
 
 TEST(ConfigDifference, OtherWeightsToStartFromAreNamed) {
-  for (const char* arguments :
-       {" --model.path n", " --adapter.merge a", " --adapter.init a", " --train.max_steps 5"})
+  for (const char* arguments : {" --model.path n", " --adapter.merge a", " --adapter.init a",
+                                " --train.max_steps 5", " --drift.path p"})
     EXPECT_FALSE(config_differences(ini_of(""), ini_of(arguments)).empty()) << arguments;
 }
 
