@@ -113,7 +113,7 @@ struct CheckpointOptions {
   std::string resume = "none";  // auto | none | PATH of a step-NNNNNN directory
   // The trainable weights alone; false: the frozen ones too. true for lora, all are trained else.
   std::optional<bool> adapter_only;
-  std::string path;                 // what `vaccine export` reads; empty: model.path alone
+  std::string path;  // what `vaccine export` reads; empty: model.path alone
   std::vector<std::string> signals = {"USR1", "TERM"};  // that ask for a checkpoint and a stop
   double stop_limit_s = 300;  // from such a signal on; then the process ends itself
 };
