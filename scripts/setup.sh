@@ -50,7 +50,7 @@ install_system_packages() {
     say "not a Debian system: please see to ${system_packages[*]} (names of Debian 12)"
     return
   fi
-  local missing as_root=()
+  local missing needed_mib as_root=()
   mapfile -t missing < <(missing_system_packages)
   ((${#missing[@]} > 0)) || return 0
   if ((EUID != 0)); then
@@ -59,7 +59,9 @@ install_system_packages() {
       die "system packages are missing and this user may not install them; ask for:" \
         "apt-get install ${missing[*]}"
   fi
-  require_free /usr 1000 "installing system packages"
+  # Those of the tests are 1 GB installed, half as much to download.
+  if [[ $with_tests == ON ]]; then needed_mib=2500; else needed_mib=1000; fi
+  require_free /usr "$needed_mib" "installing system packages"
   say "installing ${missing[*]}"
   retry "${as_root[@]}" apt-get update -q >&2 || die "apt-get update failed: is the network there?"
   retry "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \

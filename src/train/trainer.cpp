@@ -55,7 +55,7 @@ Trainer::Trainer(const TrainerInputs& inputs)
 std::optional<io::DriftRecord> Trainer::observe_drift(int64_t step) {
   if (!in_.measure_drift) return std::nullopt;
   in_.state.begin_step({});
-  in_.mesh.calls->set_place(cat("drift after step ", step));
+  in_.mesh.calls->set_phase("drift");
   return in_.measure_drift(step, step == num_steps_);
 }
 
@@ -88,6 +88,7 @@ int64_t Trainer::run(const TrainingRun& run) {
     }
     const std::optional<io::DriftRecord> drift = observe_drift(step);
     if (drift && run.outputs != nullptr) run.outputs->drift(*drift);
+    in_.mesh.calls->set_phase("checkpoint");
     stopped = run.after_step && run.after_step(step);
   }
   in_.state.begin_step({});

@@ -324,7 +324,7 @@ TEST_F(CheckpointTest, ASignalToOneRankStopsAllAfterACheckpoint) {
   const StopSignals signals({"USR1"}, 100, 3);
   EXPECT_FALSE(writer.checkpointer->after_step(1, false));
   if (world_.rank() == world_.size() - 1) ::raise(SIGUSR1);
-  EXPECT_TRUE(writer.checkpointer->after_step(2, false));
+  ASSERT_TRUE(writer.checkpointer->after_step(2, false));
   EXPECT_EQ(*writer.checkpointer->newest(), directory / "checkpoints" / "step-000002");
   EXPECT_NO_THROW(open_checkpoint(world_, *writer.checkpointer->newest()));
 }
