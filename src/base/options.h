@@ -11,8 +11,9 @@
 namespace vax {
 
 struct ModelOptions {
-  std::string path;   // Hugging Face directory
-  std::string dtype;  // of frozen weights and GEMM inputs: fp32 | bf16; "" = fp32 on CPU
+  std::string path;  // Hugging Face directory
+  std::string
+      dtype;  // of frozen weights and GEMM inputs: fp32 | bf16; "" = fp32 on a CPU, bf16 on a GPU
 };
 
 struct AdapterOptions {
@@ -65,7 +66,7 @@ struct VaccineOptions {
   std::string direction = "token";     // token | shared
   int64_t interval = 1;                // two passes when (step - 1) % interval == 0
   std::vector<int64_t> layers;         // 0-based; empty = all
-  std::string probe_dtype = "same";    // arithmetic of pass 1: same (as the training) | bf16
+  std::string probe_dtype = "same";    // arithmetic of pass 1: same (as the training) | bf16 | fp8
   int64_t probe_check_interval = 100;  // steps between measurements of the probe's cosine; 0: never
   std::string dropout_mask = "same";   // same | fresh
 };
@@ -128,6 +129,7 @@ struct RuntimeOptions {
   std::string device = "auto";      // auto | cpu | cuda
   std::string progress = "thread";  // thread | poll: who drives MPI while a rank computes
   double timeout_s = 600;           // of one wait for other ranks; 0 = for ever
+  std::string graphs = "auto";      // auto | on | off: passes are captured and replayed on a GPU
 };
 
 // Keys of config.json for `vaccine init`; named as there.

@@ -7,26 +7,28 @@
 #include <cmath>
 
 #include "base/error.h"
-#include "ops/kernels/table.h"
+#include "ops/device/ops.h"
 #include "ops/parallel.h"
+#include "ops/tensor_rows.h"
 
 namespace vax::ops {
 
 // Bias corrections and products of options are made in double, so that late steps lose nothing.
-void adamw_update(std::span<float> weight, std::span<const float> grad, std::span<float> exp_avg,
-                  std::span<float> exp_avg_sq, const AdamWOptions& options) {
-  VAX_CHECK(grad.size() == weight.size() && exp_avg.size() == weight.size() &&
-                exp_avg_sq.size() == weight.size(),
-            "lengths differ: weight ", weight.size(), ", grad ", grad.size(), ", exp_avg ",
-            exp_avg.size(), ", exp_avg_sq ", exp_avg_sq.size());
+void adamw_update(at::Tensor weight, const at::Tensor& grad, at::Tensor exp_avg,
+                  at::Tensor exp_avg_sq, const AdamWOptions& options) {
+  VAX_CHECK(weight.dim() == 1, "weight has shape ", weight.sizes(), ", expected [N]");
+  check_tensor(weight, "weight", weight.sizes(), Types::kFloat);
+  check_tensor(grad, "grad", weight.sizes(), Types::kFloat);
+  check_tensor(exp_avg, "exp_avg", weight.sizes(), Types::kFloat);
+  check_tensor(exp_avg_sq, "exp_avg_sq", weight.sizes(), Types::kFloat);
   VAX_CHECK(options.step >= 1, "step is ", options.step, ", expected at least 1");
   const auto step = static_cast<double>(options.step);
   const double correction1 = 1 - std::pow(options.beta1, step);
   const double correction2 = 1 - std::pow(options.beta2, step);
-  const AdamWArgs args{.weight = weight.data(),
-                       .exp_avg = exp_avg.data(),
-                       .exp_avg_sq = exp_avg_sq.data(),
-                       .grad = grad.data(),
+  const AdamWArgs args{.weight = weight.mutable_data_ptr<float>(),
+                       .exp_avg = exp_avg.mutable_data_ptr<float>(),
+                       .exp_avg_sq = exp_avg_sq.mutable_data_ptr<float>(),
+                       .grad = grad.const_data_ptr<float>(),
                        .grad_scale = static_cast<float>(options.grad_scale),
                        .decay = static_cast<float>(1 - options.lr * options.weight_decay),
                        .beta1 = static_cast<float>(options.beta1),
@@ -36,7 +38,8 @@ void adamw_update(std::span<float> weight, std::span<const float> grad, std::spa
                        .step_size = static_cast<float>(options.lr / correction1),
                        .inv_sqrt_correction2 = static_cast<float>(1 / std::sqrt(correction2)),
                        .eps = static_cast<float>(options.eps)};
-  parallel_for(0, static_cast<int64_t>(weight.size()), 16384,
+  if (device::takes(weight)) return device::adamw_update(args, weight.numel());
+  parallel_for(0, weight.numel(), 16384,
                [&](int64_t begin, int64_t end) { kernels().adamw(args, begin, end); });
 }
 

@@ -4,8 +4,9 @@
 //   w -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
-#include <span>
 
 namespace vax::ops {
 
@@ -19,8 +20,8 @@ struct AdamWOptions {
   double grad_scale = 1;  // clipping
 };
 
-// All spans have one length.
-void adamw_update(std::span<float> weight, std::span<const float> grad, std::span<float> exp_avg,
-                  std::span<float> exp_avg_sq, const AdamWOptions& options);
+// SHAPES all [N], fp32. THROWS std::logic_error where they are not.
+void adamw_update(at::Tensor weight, const at::Tensor& grad, at::Tensor exp_avg,
+                  at::Tensor exp_avg_sq, const AdamWOptions& options);
 
 }  // namespace vax::ops

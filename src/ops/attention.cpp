@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/narrow.h"
+#include "ops/device/ops.h"
 #include "ops/float_rows.h"
 #include "ops/gemm.h"
 #include "ops/parallel.h"
@@ -36,7 +37,7 @@ void check_offsets(std::span<const int32_t> offsets, int64_t num_tokens) {
 }
 
 void check_tensors(const at::Tensor& qkv_TC, const at::Tensor& o_TC, const at::Tensor& lse_TH,
-                   const AttentionShape& shape, std::span<const int32_t> offsets) {
+                   const AttentionShape& shape) {
   check_shape(shape);
   VAX_CHECK(qkv_TC.dim() == 2, "qkv has shape ", qkv_TC.sizes(), ", expected [T, (H + 2 KV) K]");
   const int64_t num_tokens = qkv_TC.size(0);
@@ -45,7 +46,6 @@ void check_tensors(const at::Tensor& qkv_TC, const at::Tensor& o_TC, const at::T
   check_tensor(o_TC, "o", {num_tokens, shape.num_heads * shape.head_dim}, Types::kFloatOrBf16);
   check_same_type(o_TC, "o", qkv_TC, "qkv");
   check_tensor(lse_TH, "lse", {num_tokens, shape.num_heads}, Types::kFloat);
-  check_offsets(offsets, num_tokens);
 }
 
 GemmOperand plain(const float* data, int64_t stride) {
@@ -267,8 +267,12 @@ class Backward {
 }  // namespace
 
 void attention_forward(const at::Tensor& qkv_TC, const AttentionShape& shape,
-                       std::span<const int32_t> offsets, at::Tensor& o_TC, at::Tensor& lse_TH) {
-  check_tensors(qkv_TC, o_TC, lse_TH, shape, offsets);
+                       const SequenceOffsets& sequences, at::Tensor& o_TC, at::Tensor& lse_TH) {
+  check_tensors(qkv_TC, o_TC, lse_TH, shape);
+  if (device::takes(qkv_TC))
+    return device::attention_forward(qkv_TC, shape, sequences, o_TC, lse_TH);
+  const std::span<const int32_t> offsets = sequences.offsets;
+  check_offsets(offsets, qkv_TC.size(0));
   const Problem problem(shape, offsets, qkv_TC, o_TC, lse_TH);
   const Rows o = mutable_rows(o_TC);
   float* lse = lse_TH.mutable_data_ptr<float>();
@@ -280,12 +284,16 @@ void attention_forward(const at::Tensor& qkv_TC, const AttentionShape& shape,
 
 void attention_backward(const at::Tensor& do_TC, const at::Tensor& qkv_TC, const at::Tensor& o_TC,
                         const at::Tensor& lse_TH, const AttentionShape& shape,
-                        std::span<const int32_t> offsets, at::Tensor& dqkv_TC) {
-  check_tensors(qkv_TC, o_TC, lse_TH, shape, offsets);
+                        const SequenceOffsets& sequences, at::Tensor& dqkv_TC) {
+  check_tensors(qkv_TC, o_TC, lse_TH, shape);
   check_tensor(do_TC, "do", o_TC.sizes(), Types::kFloatOrBf16);
   check_tensor(dqkv_TC, "dqkv", qkv_TC.sizes(), Types::kFloatOrBf16);
   check_same_type(do_TC, "do", qkv_TC, "qkv");
   check_same_type(dqkv_TC, "dqkv", qkv_TC, "qkv");
+  if (device::takes(qkv_TC))
+    return device::attention_backward(do_TC, qkv_TC, o_TC, lse_TH, shape, sequences, dqkv_TC);
+  const std::span<const int32_t> offsets = sequences.offsets;
+  check_offsets(offsets, qkv_TC.size(0));
   const Problem problem(shape, offsets, qkv_TC, o_TC, lse_TH);
   const ConstRows d_o = const_rows(do_TC);
   const Rows dqkv = mutable_rows(dqkv_TC);

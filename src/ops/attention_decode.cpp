@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "ops/attention.h"
+#include "ops/device/ops.h"
 #include "ops/float_rows.h"
 #include "ops/parallel.h"
 #include "ops/scratch.h"
@@ -32,6 +33,10 @@ void check_decode(const at::Tensor& q_BC, const at::Tensor& k_cache, const at::T
   check_same_type(o_BC, "o", q_BC, "q");
   VAX_CHECK(lengths.size() == slots.size(), lengths.size(), " lengths for ", slots.size(),
             " slots");
+}
+
+void check_slots(std::span<const int32_t> slots, std::span<const int32_t> lengths,
+                 int64_t num_slots, int64_t num_positions) {
   for (size_t b = 0; b < slots.size(); ++b) {
     VAX_CHECK(slots[b] >= 0 && slots[b] < num_slots, "slot ", slots[b], " of token ", b,
               " is outside the cache's ", num_slots);
@@ -108,6 +113,10 @@ void attention_decode(const at::Tensor& q_BC, const at::Tensor& k_cache, const a
                       std::span<const int32_t> slots, std::span<const int32_t> lengths,
                       const AttentionShape& shape, at::Tensor& o_BC) {
   check_decode(q_BC, k_cache, v_cache, slots, lengths, shape, o_BC);
+  if (device::takes(q_BC))
+    return device::attention_decode(q_BC, k_cache, v_cache, slots.data(), lengths.data(), shape,
+                                    o_BC);
+  check_slots(slots, lengths, k_cache.size(0), k_cache.size(1));
   const ConstRows q = const_rows(q_BC);
   const Rows o = mutable_rows(o_BC);
   const int64_t num_tasks = std::ssize(slots) * shape.num_kv_heads;

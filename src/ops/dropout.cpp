@@ -10,19 +10,25 @@
 #include "base/error.h"
 #include "base/narrow.h"
 #include "base/philox.h"
+#include "ops/device/ops.h"
 #include "ops/dropout_mask.h"
 #include "ops/parallel.h"
 #include "ops/tensor_rows.h"
 
 namespace vax::ops {
 
-DropoutMask::DropoutMask(const DropoutKey& key, int64_t num_tokens, int64_t num_channels)
-    : active_(key.p > 0), scale_(static_cast<float>(1 / (1 - key.p))), args_{} {
+void check_dropout(const DropoutKey& key, int64_t num_tokens) {
   VAX_CHECK(key.p >= 0 && key.p < 1, "dropout probability is ", key.p, ", expected [0, 1)");
-  if (!active_) return;
+  if (key.p == 0) return;
   VAX_CHECK(std::ssize(key.rows) == num_tokens && std::ssize(key.positions) == num_tokens,
             "dropout needs the place of every token: ", num_tokens, " tokens, ", key.rows.size(),
             " rows, ", key.positions.size(), " positions");
+}
+
+DropoutMask::DropoutMask(const DropoutKey& key, int64_t num_tokens, int64_t num_channels)
+    : active_(key.p > 0), scale_(static_cast<float>(1 / (1 - key.p))), args_{} {
+  check_dropout(key, num_tokens);
+  if (!active_) return;
   const PhiloxKey philox = philox_key(key.seed, key.stream);
   args_ = {.key = {philox[0], philox[1]},
            .site = key.site,
@@ -37,6 +43,10 @@ void dropout(const at::Tensor& x_TD, const DropoutKey& key, at::Tensor& y_TD) {
   check_tensor(x_TD, "x", x_TD.sizes(), Types::kFloatOrBf16);
   check_tensor(y_TD, "y", x_TD.sizes(), Types::kFloatOrBf16);
   check_same_type(x_TD, "x", y_TD, "y");
+  if (device::takes(x_TD)) {
+    check_dropout(key, x_TD.size(0));
+    return device::dropout(x_TD, key, y_TD);
+  }
   const DropoutMask mask(key, x_TD.size(0), x_TD.size(1));
   const ConstRows x = const_rows(x_TD);
   const Rows y = mutable_rows(y_TD);

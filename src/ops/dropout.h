@@ -5,7 +5,7 @@
 //             has the low half of word j, channel 8 g + 2 j + 1 the high half
 // An element is dropped when its 16 bits are < round(p * 65536); kept ones are scaled by 1 / (1 -
 // p) with p the option's value.
-// THROWS std::logic_error where a shape, a type or the device of a tensor does not fit (CPU only).
+// THROWS std::logic_error where a shape, a type or the device of a tensor does not fit.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -20,9 +20,12 @@ struct DropoutKey {
   uint64_t seed = 0;
   uint64_t stream = 0;  // dropout_stream(step, pass)
   uint32_t site = 0;    // which module: layer * 16 + projection
-  // Where each of the T tokens stands; both of length T, borrowed.
+  // Where each of the T tokens stands; both of length T, borrowed, in the memory of the tensors.
   std::span<const int32_t> rows;       // sequence's index in the global batch
   std::span<const int32_t> positions;  // position in the sequence
+  // Device operators only: philox_key(seed, stream) as two words in device memory, read when the
+  // kernel runs, so that what was captured once serves every step. Null: seed and stream count.
+  const uint32_t* device_key = nullptr;
 };
 
 constexpr uint64_t dropout_stream(uint64_t step, uint64_t pass) { return step * 4 + pass; }

@@ -8,8 +8,11 @@
 
 namespace vax::ops {
 
-// The mask of num_tokens x num_channels elements; draws nothing when p is 0.
 // THROWS std::logic_error unless 0 <= p < 1 and, with p > 0, rows and positions have num_tokens.
+void check_dropout(const DropoutKey& key, int64_t num_tokens);
+
+// The mask of num_tokens x num_channels elements; draws nothing when p is 0.
+// THROWS as check_dropout().
 class DropoutMask {
  public:
   DropoutMask(const DropoutKey& key, int64_t num_tokens, int64_t num_channels);

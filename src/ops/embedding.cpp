@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 
 #include "base/error.h"
+#include "ops/device/ops.h"
 #include "ops/parallel.h"
 #include "ops/tensor_rows.h"
 
@@ -11,7 +12,6 @@ namespace vax::ops {
 namespace {
 
 void check_ids(std::span<const int64_t> ids, const at::Tensor& w_VD) {
-  VAX_CHECK(w_VD.dim() == 2, "w has shape ", w_VD.sizes(), ", expected [V, D]");
   for (size_t t = 0; t < ids.size(); ++t) {
     VAX_CHECK(ids[t] >= 0 && ids[t] < w_VD.size(0), "id ", ids[t], " of token ", t,
               " is outside the vocabulary of ", w_VD.size(0));
@@ -21,11 +21,13 @@ void check_ids(std::span<const int64_t> ids, const at::Tensor& w_VD) {
 }  // namespace
 
 void embedding_forward(std::span<const int64_t> ids, const at::Tensor& w_VD, at::Tensor& x_TD) {
-  check_ids(ids, w_VD);
+  VAX_CHECK(w_VD.dim() == 2, "w has shape ", w_VD.sizes(), ", expected [V, D]");
   const auto num_tokens = static_cast<int64_t>(ids.size());
   const int64_t cols = w_VD.size(1);
   check_tensor(w_VD, "w", w_VD.sizes(), Types::kFloatOrBf16);
   check_tensor(x_TD, "x", {num_tokens, cols}, Types::kFloat);
+  if (device::takes(x_TD)) return device::embedding_forward(ids.data(), w_VD, x_TD);
+  check_ids(ids, w_VD);
   const ConstRows table = const_rows(w_VD);
   const Rows x = mutable_rows(x_TD);
   parallel_for(0, num_tokens, grain_rows(cols), [&](int64_t begin, int64_t end) {
@@ -40,12 +42,14 @@ void embedding_forward(std::span<const int64_t> ids, const at::Tensor& w_VD, at:
 // several tokens add to gets its sum in token order on any number of threads.
 void embedding_backward(const at::Tensor& dx_TD, std::span<const int64_t> ids, at::Tensor& dw_VD,
                         bool accumulate) {
-  check_ids(ids, dw_VD);
+  VAX_CHECK(dw_VD.dim() == 2, "dw has shape ", dw_VD.sizes(), ", expected [V, D]");
   const auto num_tokens = static_cast<int64_t>(ids.size());
   const int64_t cols = dw_VD.size(1);
   check_tensor(dx_TD, "dx", {num_tokens, cols}, Types::kFloat);
   check_tensor(dw_VD, "dw", dw_VD.sizes(), Types::kFloat);
   if (!accumulate) dw_VD.zero_();
+  if (device::takes(dx_TD)) return device::embedding_backward(dx_TD, ids.data(), dw_VD);
+  check_ids(ids, dw_VD);
   const float* dx = dx_TD.const_data_ptr<float>();
   float* dw = dw_VD.mutable_data_ptr<float>();
   const int64_t dx_stride = dx_TD.stride(0), dw_stride = dw_VD.stride(0);

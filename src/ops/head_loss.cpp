@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "ops/device/ops.h"
 #include "ops/linear.h"
 #include "ops/matmul.h"
 #include "ops/parallel.h"
@@ -16,9 +17,10 @@
 namespace vax::ops {
 namespace {
 
-// Logits of one chunk stay below this; with dW more, since every chunk reads and writes all of dW.
+// Logits of one chunk stay below this: more with dW, since every chunk reads and writes all of dW,
+// and on a device, whose products want more rows.
 constexpr int64_t kChunkBytes = int64_t{16} << 20;
-constexpr int64_t kChunkBytesWithWeight = int64_t{64} << 20;
+constexpr int64_t kLargeChunkBytes = int64_t{64} << 20;
 
 void check_inputs(const at::Tensor& x_ND, const at::Tensor& w_VD, std::span<const int64_t> targets,
                   const at::Tensor& dx_ND, const at::Tensor& dw_VD) {
@@ -26,10 +28,6 @@ void check_inputs(const at::Tensor& x_ND, const at::Tensor& w_VD, std::span<cons
   check_tensor(w_VD, "w", w_VD.sizes(), Types::kFloatOrBf16);
   check_tensor(x_ND, "x", {std::ssize(targets), w_VD.size(1)}, Types::kFloatOrBf16);
   check_same_type(x_ND, "x", w_VD, "w");
-  for (size_t i = 0; i < targets.size(); ++i) {
-    VAX_CHECK(targets[i] >= 0 && targets[i] < w_VD.size(0), "target ", targets[i], " of row ", i,
-              " is outside the vocabulary of ", w_VD.size(0));
-  }
   if (dx_ND.defined()) {
     check_tensor(dx_ND, "dx", x_ND.sizes(), Types::kFloatOrBf16);
     check_same_type(dx_ND, "dx", x_ND, "x");
@@ -37,25 +35,40 @@ void check_inputs(const at::Tensor& x_ND, const at::Tensor& w_VD, std::span<cons
   if (dw_VD.defined()) check_tensor(dw_VD, "dw", w_VD.sizes(), Types::kFloat);
 }
 
-}  // namespace
-
-int64_t head_loss_chunk_rows(int64_t vocab_size, int64_t element_bytes, bool with_weight) {
-  const int64_t row_bytes = std::max<int64_t>(1, vocab_size * element_bytes);
-  return std::max<int64_t>(16, (with_weight ? kChunkBytesWithWeight : kChunkBytes) / row_bytes);
+void check_targets(std::span<const int64_t> targets, int64_t vocabulary) {
+  for (size_t i = 0; i < targets.size(); ++i) {
+    VAX_CHECK(targets[i] >= 0 && targets[i] < vocabulary, "target ", targets[i], " of row ", i,
+              " is outside the vocabulary of ", vocabulary);
+  }
 }
 
-double head_loss(const at::Tensor& x_ND, const at::Tensor& w_VD, std::span<const int64_t> targets,
-                 double loss_scale, at::Tensor& dx_ND, at::Tensor& dw_VD, bool accumulate,
-                 int64_t chunk_rows) {
+}  // namespace
+
+int64_t head_loss_chunk_rows(int64_t vocab_size, int64_t element_bytes, bool large) {
+  const int64_t row_bytes = std::max<int64_t>(1, vocab_size * element_bytes);
+  return std::max<int64_t>(16, (large ? kLargeChunkBytes : kChunkBytes) / row_bytes);
+}
+
+void head_loss(const at::Tensor& x_ND, const at::Tensor& w_VD, std::span<const int64_t> targets,
+               const at::Tensor& loss_scale, at::Tensor& loss_sum, at::Tensor& dx_ND,
+               at::Tensor& dw_VD, bool accumulate, int64_t chunk_rows) {
   check_inputs(x_ND, w_VD, targets, dx_ND, dw_VD);
+  check_sums(loss_scale, "loss_scale", 1);
+  check_sums(loss_sum, "loss_sum", 1);
   const int64_t num_rows = x_ND.size(0), vocabulary = w_VD.size(0);
   if (num_rows == 0) {
     if (dw_VD.defined() && !accumulate) dw_VD.zero_();
-    return 0;
+    return;
   }
   if (chunk_rows <= 0)
-    chunk_rows = head_loss_chunk_rows(vocabulary, w_VD.element_size(), dw_VD.defined());
+    chunk_rows = head_loss_chunk_rows(vocabulary, w_VD.element_size(),
+                                      dw_VD.defined() || device::takes(x_ND));
   chunk_rows = std::min(chunk_rows, num_rows);
+  if (device::takes(x_ND))
+    return device::head_loss(x_ND, w_VD, targets.data(), loss_scale, loss_sum, dx_ND, dw_VD,
+                             accumulate, chunk_rows);
+  check_targets(targets, vocabulary);
+  const auto scale = static_cast<float>(*loss_scale.const_data_ptr<double>());
 
   std::vector<double> losses(targets.size());
   const at::Tensor z_buffer = at::empty({chunk_rows, vocabulary}, x_ND.options());
@@ -67,7 +80,7 @@ double head_loss(const at::Tensor& x_ND, const at::Tensor& w_VD, std::span<const
     const CrossEntropyArgs args{.cols = vocabulary,
                                 .z = mutable_rows(z),
                                 .targets = targets.data() + begin,
-                                .scale = static_cast<float>(loss_scale),
+                                .scale = scale,
                                 .with_gradient = dx_ND.defined() || dw_VD.defined()};
     parallel_for(0, rows, 1, [&](int64_t first, int64_t last) {
       kernels().cross_entropy(args, first, last, losses.data() + begin);
@@ -80,7 +93,7 @@ double head_loss(const at::Tensor& x_ND, const at::Tensor& w_VD, std::span<const
   }
   double sum = 0;
   for (const double loss : losses) sum += loss;
-  return sum;
+  *loss_sum.mutable_data_ptr<double>() += sum;
 }
 
 }  // namespace vax::ops

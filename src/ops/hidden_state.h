@@ -4,9 +4,12 @@
 //   copy_with_squares  kept = grad, and the squared Frobenius norm of what was kept
 //   add_scaled         h += scale * kept
 //   cosine_sums        <a, b>, <a, a>, <b, b>
+//   add_squares        the squared norm of any tensor
 // Sums are fp32 within a row and fp64 over the rows in order: the same bits for any number of
-// threads; how rows are packed into micro-batches changes the last bits of fp64 only.
-// THROWS std::logic_error where a shape, a type or the device of a tensor does not fit (CPU only).
+// threads; how rows are packed into micro-batches changes the last bits of fp64 only. They are
+// ADDED to fp64 elements in the memory of the tensors, and the scale is read from there, so that
+// nobody waits for a device between two operators.
+// THROWS std::logic_error where a shape, a type or the device of a tensor does not fit.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -16,18 +19,19 @@ namespace vax::ops {
 // SHAPES x [T, D] fp32, e [T, D] fp32 or bf16, h [T, D] fp32 (written; may be x).
 void residual_add(const at::Tensor& x_TD, const at::Tensor& e_TD, at::Tensor& h_TD);
 
-// SHAPES grad [T, D] fp32, kept [T, D] fp32 or bf16 (written). Returns the sum of the squares of
-// kept, that is after rounding to its type.
-double copy_with_squares(const at::Tensor& grad_TD, at::Tensor& kept_TD);
+// SHAPES grad [T, D] fp32, kept [T, D] fp32 or bf16 (written), squares fp64, one element: gets the
+// sum of the squares of kept, that is after rounding to its type.
+void copy_with_squares(const at::Tensor& grad_TD, at::Tensor& kept_TD, at::Tensor& squares);
 
-// SHAPES kept [T, D], or [D]: one vector for all rows; fp32 or bf16. h [T, D] fp32. A scale of 0
-// leaves every bit of h as it is, whatever kept holds.
-void add_scaled(const at::Tensor& kept_TD, double scale, at::Tensor& h_TD);
+// SHAPES kept [T, D], or [D]: one vector for all rows; fp32 or bf16. scale fp64, one element; used
+// in fp32. h [T, D] fp32. A scale of 0 leaves every bit of h as it is, whatever kept holds.
+void add_scaled(const at::Tensor& kept_TD, const at::Tensor& scale, at::Tensor& h_TD);
 
-struct CosineSums {
-  double ab = 0, aa = 0, bb = 0;  // the cosine is ab / sqrt(aa * bb)
-};
-// SHAPES a, b [T, D] or both [D]; fp32 or bf16 each.
-CosineSums cosine_sums(const at::Tensor& a_TD, const at::Tensor& b_TD);
+// SHAPES a, b [T, D] or both [D]; fp32 or bf16 each. sums [3] fp64: <a, b>, <a, a>, <b, b>; the
+// cosine is sums[0] / sqrt(sums[1] * sums[2]).
+void cosine_sums(const at::Tensor& a_TD, const at::Tensor& b_TD, at::Tensor& sums);
+
+// SHAPES x any, fp32, contiguous; squares fp64, one element.
+void add_squares(const at::Tensor& x, at::Tensor& squares);
 
 }  // namespace vax::ops

@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 
 #include "base/error.h"
+#include "ops/device/ops.h"
 #include "ops/matmul.h"
 #include "ops/parallel.h"
 #include "ops/tensor_rows.h"
@@ -31,6 +32,9 @@ void linear_forward(const at::Tensor& x_TI, const at::Tensor& w_OI, const at::Te
   if (bias_O.defined()) {
     check_tensor(bias_O, "bias", {y_TO.size(1)}, Types::kFloatOrBf16);
     check_same_type(x_TI, "x", bias_O, "bias");
+  }
+  if (device::takes(y_TO)) return device::linear_forward(x_TI, w_OI, bias_O, y_TO);
+  if (bias_O.defined()) {
     y_TO.copy_(bias_O.expand_as(y_TO));
   }
   matmul(x_TI, w_OI.t(), y_TO, bias_O.defined());
@@ -58,6 +62,7 @@ void linear_backward_bias(const at::Tensor& dy_TO, at::Tensor& db_O, bool accumu
   VAX_CHECK(dy_TO.dim() == 2, "dy has shape ", dy_TO.sizes(), ", expected [T, O]");
   check_tensor(dy_TO, "dy", dy_TO.sizes(), Types::kFloatOrBf16);
   check_tensor(db_O, "db", {dy_TO.size(1)}, Types::kFloat);
+  if (device::takes(db_O)) return device::linear_backward_bias(dy_TO, db_O, accumulate);
   if (!accumulate) db_O.zero_();
   const int64_t num_rows = dy_TO.size(0);
   float* db = db_O.mutable_data_ptr<float>();

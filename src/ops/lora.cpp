@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/narrow.h"
+#include "ops/device/ops.h"
 #include "ops/dropout_mask.h"
 #include "ops/float_rows.h"
 #include "ops/parallel.h"
@@ -152,6 +153,10 @@ void lora_forward(const at::Tensor& x_TI, const at::Tensor& a_RI, const at::Tens
   const LoraShape shape = checked_shape(x_TI, "x", a_RI, b_OR, y_TO, "y");
   check_tensor(u_TR, "u", {shape.num_tokens, shape.rank}, Types::kFloat);
   VAX_CHECK(u_TR.is_contiguous(), "u must be contiguous");
+  if (device::takes(x_TI)) {
+    check_dropout(dropout, shape.num_tokens);
+    return device::lora_forward(x_TI, a_RI, b_OR, scale, dropout, u_TR, y_TO);
+  }
   const DropoutMask mask(dropout, shape.num_tokens, shape.num_inputs);
   const FloatScratch b_RO = output ? transposed(b_OR) : FloatScratch();
   const ConstRows x = const_rows(x_TI);
@@ -207,6 +212,11 @@ void lora_backward(const at::Tensor& dy_TO, const at::Tensor& x_TI, const at::Te
     check_tensor(db_OR, "db", b_OR.sizes(), Types::kFloat);
     VAX_CHECK(u_TR.is_contiguous() && da_RI.is_contiguous() && db_OR.is_contiguous(),
               "u, da and db must be contiguous");
+  }
+  if (device::takes(dy_TO)) {
+    check_dropout(dropout, shape.num_tokens);
+    return device::lora_backward(dy_TO, x_TI, u_TR, a_RI, b_OR, scale, dropout, dx_TI, da_RI, db_OR,
+                                 accumulate);
   }
   const DropoutMask mask(dropout, shape.num_tokens, shape.num_inputs);
   const Backward backward{.shape = shape,

@@ -10,6 +10,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "ops/device/ops.h"
 #include "ops/gemm.h"
 #include "ops/packed_gemm.h"
 #include "ops/tensor_rows.h"
@@ -56,6 +57,7 @@ void packed(const at::Tensor& a_MK, const at::Tensor& b_KN, at::Tensor& c_MN, bo
 void matmul(const at::Tensor& a_MK, const at::Tensor& b_KN, at::Tensor& c_MN, bool accumulate) {
   check(a_MK, b_KN, c_MN);
   check_same_type(a_MK, "a", c_MN, "c");
+  if (device::takes(c_MN)) return device::matmul(a_MK, b_KN, c_MN, accumulate);
   if (c_MN.scalar_type() == at::kFloat && blas_is_narrower() &&
       repays_packing(a_MK.size(0), b_KN.size(1), a_MK.size(1))) {
     packed(a_MK, b_KN, c_MN, accumulate);
@@ -71,6 +73,7 @@ void matmul_to_float(const at::Tensor& a_MK, const at::Tensor& b_KN, at::Tensor&
                      bool accumulate) {
   check(a_MK, b_KN, c_MN);
   check_tensor(c_MN, "c", c_MN.sizes(), Types::kFloat);
+  if (device::takes(c_MN)) return device::matmul_to_float(a_MK, b_KN, c_MN, accumulate);
   if (blas_is_narrower() && kernels().bf16_dot &&
       repays_packing(a_MK.size(0), b_KN.size(1), a_MK.size(1))) {
     packed(a_MK, b_KN, c_MN, accumulate);

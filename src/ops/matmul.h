@@ -1,6 +1,6 @@
 // The one place where a large matrix product is made: LibTorch's, or packed_gemm() where that is
 // known to be faster. Sums are fp32 whatever the types.
-// THROWS std::logic_error where a shape or a type does not fit (CPU only).
+// THROWS std::logic_error where a shape or a type does not fit.
 #pragma once
 
 #include <ATen/core/Tensor.h>

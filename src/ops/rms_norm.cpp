@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 
 #include "base/error.h"
+#include "ops/device/ops.h"
 #include "ops/parallel.h"
 #include "ops/scratch.h"
 #include "ops/tensor_rows.h"
@@ -33,6 +34,7 @@ void rms_norm_forward(const at::Tensor& x_TD, const at::Tensor& w_D, double eps,
                       at::Tensor& rstd_T) {
   RmsNormArgs args = checked_args(x_TD, w_D, rstd_T, y_TD);
   args.eps = static_cast<float>(eps);
+  if (device::takes(x_TD)) return device::rms_norm_forward(x_TD, w_D, eps, y_TD, rstd_T);
   parallel_for(0, x_TD.size(0), grain_rows(args.cols),
                [&](int64_t begin, int64_t end) { kernels().rms_norm_forward(args, begin, end); });
 }
@@ -40,6 +42,7 @@ void rms_norm_forward(const at::Tensor& x_TD, const at::Tensor& w_D, double eps,
 void rms_norm_apply(const at::Tensor& x_TD, const at::Tensor& w_D, const at::Tensor& rstd_T,
                     at::Tensor& y_TD) {
   const RmsNormArgs args = checked_args(x_TD, w_D, rstd_T, y_TD);
+  if (device::takes(x_TD)) return device::rms_norm_apply(x_TD, w_D, rstd_T, y_TD);
   parallel_for(0, x_TD.size(0), grain_rows(args.cols),
                [&](int64_t begin, int64_t end) { kernels().rms_norm_apply(args, begin, end); });
 }
@@ -54,6 +57,9 @@ void rms_norm_backward(const at::Tensor& dy_TD, const at::Tensor& x_TD, const at
   check_tensor(w_D, "w", {cols}, Types::kFloatOrBf16);
   check_tensor(rstd_T, "rstd", {num_rows}, Types::kFloat);
   check_tensor(dx_TD, "dx", x_TD.sizes(), Types::kFloat);
+  if (dw_D.defined()) check_tensor(dw_D, "dw", {cols}, Types::kFloat);
+  if (device::takes(x_TD))
+    return device::rms_norm_backward(dy_TD, x_TD, w_D, rstd_T, dx_TD, dw_D, accumulate);
   const RmsNormBackwardArgs args{.cols = cols,
                                  .dy = const_rows(dy_TD),
                                  .x = const_rows(x_TD),
@@ -66,7 +72,6 @@ void rms_norm_backward(const at::Tensor& dy_TD, const at::Tensor& x_TD, const at
     });
     return;
   }
-  check_tensor(dw_D, "dw", {cols}, Types::kFloat);
   const RowBlocks blocks = row_blocks(num_rows, cols);
   FloatScratch partials(static_cast<size_t>(blocks.count * cols));
   parallel_for(0, blocks.count, 1, [&](int64_t first, int64_t last) {

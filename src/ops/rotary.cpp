@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 
 #include "base/error.h"
+#include "ops/device/ops.h"
 #include "ops/parallel.h"
 #include "ops/tensor_rows.h"
 
@@ -12,10 +13,11 @@ namespace vax::ops {
 namespace {
 
 void check_positions(const at::Tensor& positions_T, int64_t num_tokens, int64_t num_positions) {
-  VAX_CHECK(positions_T.defined() && positions_T.device().is_cpu() &&
-                positions_T.scalar_type() == at::kInt && positions_T.is_contiguous() &&
-                positions_T.dim() == 1 && positions_T.size(0) == num_tokens,
-            "positions must be a contiguous int32 tensor of ", num_tokens, " on the CPU");
+  VAX_CHECK(positions_T.defined() && positions_T.scalar_type() == at::kInt &&
+                positions_T.is_contiguous() && positions_T.dim() == 1 &&
+                positions_T.size(0) == num_tokens,
+            "positions must be a contiguous int32 tensor of ", num_tokens);
+  if (device::takes(positions_T)) return;
   const int32_t* positions = positions_T.const_data_ptr<int32_t>();
   for (int64_t t = 0; t < num_tokens; ++t) {
     VAX_CHECK(positions[t] >= 0 && positions[t] < num_positions, "position ", positions[t],
@@ -34,6 +36,7 @@ void rotate(const at::Tensor& x_THK, const at::Tensor& cos_PK, const at::Tensor&
   check_tensor(sin_PK, "sin", cos_PK.sizes(), Types::kFloat);
   VAX_CHECK(cos_PK.is_contiguous() && sin_PK.is_contiguous(), "cos and sin must be contiguous");
   check_positions(positions_T, num_tokens, cos_PK.size(0));
+  if (device::takes(x_THK)) return device::rotate(x_THK, cos_PK, sin_PK, positions_T, sign);
   const RotaryArgs args{.num_heads = num_heads,
                         .half_dim = half,
                         .head_stride = x_THK.stride(1),

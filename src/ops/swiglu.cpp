@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 
 #include "base/error.h"
+#include "ops/device/ops.h"
 #include "ops/parallel.h"
 #include "ops/tensor_rows.h"
 
@@ -15,6 +16,7 @@ void swiglu_forward(const at::Tensor& gate_up_TC, at::Tensor& y_TF) {
   check_tensor(y_TF, "y", y_TF.sizes(), Types::kFloatOrBf16);
   check_tensor(gate_up_TC, "gate_up", {num_rows, 2 * cols}, Types::kFloatOrBf16);
   check_same_type(gate_up_TC, "gate_up", y_TF, "y");
+  if (device::takes(y_TF)) return device::swiglu_forward(gate_up_TC, y_TF);
   const SwigluArgs args{
       .cols = cols, .dy = {}, .gate_up = const_rows(gate_up_TC), .out = mutable_rows(y_TF)};
   parallel_for(0, num_rows, grain_rows(cols),
@@ -30,6 +32,7 @@ void swiglu_backward(const at::Tensor& dy_TF, const at::Tensor& gate_up_TC,
   check_tensor(dgate_up_TC, "dgate_up", {num_rows, 2 * cols}, Types::kFloatOrBf16);
   check_same_type(dy_TF, "dy", gate_up_TC, "gate_up");
   check_same_type(gate_up_TC, "gate_up", dgate_up_TC, "dgate_up");
+  if (device::takes(dy_TF)) return device::swiglu_backward(dy_TF, gate_up_TC, dgate_up_TC);
   const SwigluArgs args{.cols = cols,
                         .dy = const_rows(dy_TF),
                         .gate_up = const_rows(gate_up_TC),

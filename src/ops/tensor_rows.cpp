@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/narrow.h"
+#include "ops/device/ops.h"
 #include "ops/parallel.h"
 
 namespace vax::ops {
@@ -25,7 +26,7 @@ int64_t byte_offset(ConstRows rows, int64_t row, int64_t col) {
 
 void check_tensor(const at::Tensor& tensor, const char* name, at::IntArrayRef sizes, Types types) {
   VAX_CHECK(tensor.defined(), name, " is undefined");
-  VAX_CHECK(tensor.device().is_cpu(), name, " is on ", tensor.device(),
+  VAX_CHECK(tensor.device().is_cpu() || device::takes(tensor), name, " is on ", tensor.device(),
             "; this build's operators take CPU tensors");
   const bool type_fits = tensor.scalar_type() == at::kFloat ||
                          (types == Types::kFloatOrBf16 && tensor.scalar_type() == at::kBFloat16);
@@ -34,6 +35,12 @@ void check_tensor(const at::Tensor& tensor, const char* name, at::IntArrayRef si
   VAX_CHECK(tensor.sizes() == sizes, name, " has shape ", tensor.sizes(), ", expected ", sizes);
   VAX_CHECK(tensor.dim() == 0 || tensor.size(-1) <= 1 || tensor.stride(-1) == 1, name,
             " has strides ", tensor.strides(), ", expected a contiguous last dimension");
+}
+
+void check_sums(const at::Tensor& sums, const char* name, int64_t count) {
+  VAX_CHECK(sums.defined() && sums.scalar_type() == at::kDouble && sums.is_contiguous() &&
+                sums.numel() == count,
+            name, " must be a contiguous fp64 tensor of ", count, " elements");
 }
 
 void check_same_type(const at::Tensor& a, const char* a_name, const at::Tensor& b,

@@ -1,5 +1,5 @@
 // What the operators share at their entry: checks of shape, type and device, and the plain view of
-// a tensor's rows that the kernels take. CPU tensors only: the check says so.
+// a tensor's rows that the CPU's kernels take.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -12,9 +12,13 @@ namespace vax::ops {
 
 enum class Types { kFloat, kFloatOrBf16 };
 
-// THROWS std::logic_error, naming the tensor, unless it is defined, on the CPU, of one of the
-// types, of exactly these sizes and with a contiguous last dimension.
+// THROWS std::logic_error, naming the tensor, unless it is defined, on the CPU or a device that the
+// program has operators for, of one of the types, of exactly these sizes and with a contiguous last
+// dimension.
 void check_tensor(const at::Tensor& tensor, const char* name, at::IntArrayRef sizes, Types types);
+
+// THROWS std::logic_error unless it is fp64, contiguous, of `count` elements.
+void check_sums(const at::Tensor& sums, const char* name, int64_t count);
 
 // THROWS std::logic_error unless both have one type.
 void check_same_type(const at::Tensor& a, const char* a_name, const at::Tensor& b,

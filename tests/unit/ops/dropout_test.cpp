@@ -27,7 +27,7 @@ struct Places {
 };
 
 at::Tensor mask_of(const DropoutKey& key, int64_t channels) {
-  at::Tensor y = at::empty({std::ssize(key.rows), channels});
+  at::Tensor y = empty({std::ssize(key.rows), channels});
   dropout(at::ones_like(y), key, y);
   return y;
 }
@@ -120,16 +120,16 @@ TEST(DropoutTest, WorksInPlaceAndInBf16) {
 
 TEST(DropoutTest, NothingIsDroppedWithoutAProbability) {
   const at::Tensor x = random({3, 10}, 1);
-  at::Tensor y = at::zeros_like(x), empty = at::empty({0, 10});
+  at::Tensor y = at::zeros_like(x), nothing = empty({0, 10});
   dropout(x, {}, y);  // needs no rows and positions
   EXPECT_TRUE(same_bits(x, y));
-  dropout(empty, Places().key(0.5), empty);
+  dropout(nothing, Places().key(0.5), nothing);
 }
 
 TEST(DropoutTest, RefusesBadKeys) {
   Places places;
   places.add(0, 3);
-  at::Tensor x = at::ones({4, 5});
+  at::Tensor x = ones({4, 5});
   EXPECT_THROW(dropout(x, places.key(0.5), x), std::logic_error) << "3 places for 4 tokens";
   places.add(1, 1);
   EXPECT_THROW(dropout(x, places.key(1.0), x), std::logic_error);

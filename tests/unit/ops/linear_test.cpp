@@ -24,13 +24,13 @@ TEST_P(LinearTest, MatchesAutograd) {
   const at::Tensor y_ref = at::linear(x_ref, w_ref, bias_ref);
   y_ref.backward(dy.to(at::kDouble));
 
-  at::Tensor y = at::full({tokens, outputs}, 7, x.options());
+  at::Tensor y = full({tokens, outputs}, 7, x.options());
   linear_forward(x, w, bias, y);
   VAX_EXPECT_CLOSE(y, y_ref, tolerance(type));
   at::Tensor dx = at::full_like(x, 7);
   linear_backward_input(dy, w, dx, false);
   VAX_EXPECT_CLOSE(dx, x_ref.grad(), tolerance(type));
-  at::Tensor dw = at::ones({outputs, inputs}), db = at::ones({outputs});
+  at::Tensor dw = ones({outputs, inputs}), db = ones({outputs});
   linear_backward_weight(dy, x, dw);
   linear_backward_bias(dy, db);
   VAX_EXPECT_CLOSE(dw, w_ref.grad() + 1, tolerance(type));
@@ -52,8 +52,8 @@ INSTANTIATE_TEST_SUITE_P(Shapes, LinearTest,
                                          Case{2, 9000, 300, at::kBFloat16}));
 
 TEST(LinearTest, WithoutBiasIntoAColumnBlock) {
-  const at::Tensor x = random({6, 5}, 1), w = random({4, 5}, 2), zeros = at::zeros({6, 4});
-  at::Tensor y = strided_copy(zeros);
+  const at::Tensor x = random({6, 5}, 1), w = random({4, 5}, 2);
+  at::Tensor y = strided_copy(zeros({6, 4}));
   linear_forward(x, w, {}, y);
   VAX_EXPECT_CLOSE(y, at::mm(x, w.t()), kFloatTolerance);
   EXPECT_EQ(y.stride(0), 9) << "y must be written in place, not reallocated";
@@ -76,7 +76,7 @@ TEST(LinearTest, WeightGradientIntoAColumnBlock) {
   for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
     const at::Tensor dy = random({6, 4}, 1, type), x = random({6, 5}, 2, type);
     const at::Tensor expected = at::mm(dy.t().to(at::kDouble), x.to(at::kDouble));
-    at::Tensor dw = strided_copy(at::zeros({4, 5}));
+    at::Tensor dw = strided_copy(zeros({4, 5}));
     linear_backward_weight(strided_copy(dy), strided_copy(x), dw, false);
     VAX_EXPECT_CLOSE(dw, expected, tolerance(type));
     linear_backward_weight(dy, x, dw, true);
@@ -89,17 +89,17 @@ TEST(LinearTest, WeightGradientIntoAColumnBlock) {
 TEST(LinearTest, BiasGradientIsTheSameOnAnyThreads) {
   const at::Tensor dy = random({500, 3000}, 1);
   expect_same_on_any_threads([&] {
-    at::Tensor db = at::zeros({3000});
+    at::Tensor db = zeros({3000});
     linear_backward_bias(dy, db);
     return db;
   });
 }
 
 TEST(LinearTest, SaysWhatIsWrong) {
-  const at::Tensor x = at::zeros({3, 4}), w = at::zeros({5, 4});
-  at::Tensor narrow = at::zeros({3, 4}), half = at::zeros({3, 5}, at::kHalf);
-  at::Tensor mixed = at::zeros({3, 5}, at::kBFloat16);
-  at::Tensor elsewhere = at::zeros({3, 5}, at::TensorOptions().device(at::kMeta));
+  const at::Tensor x = zeros({3, 4}), w = zeros({5, 4});
+  at::Tensor narrow = zeros({3, 4}), half = zeros({3, 5}, at::kHalf);
+  at::Tensor mixed = zeros({3, 5}, at::kBFloat16);
+  at::Tensor elsewhere = zeros({3, 5}, at::TensorOptions().device(at::kMeta));
   EXPECT_THROW(linear_forward(x, w, {}, narrow), std::logic_error);
   EXPECT_THROW(linear_forward(x, w, {}, half), std::logic_error);
   EXPECT_THROW(linear_forward(x, w, {}, mixed), std::logic_error);

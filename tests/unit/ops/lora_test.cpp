@@ -54,7 +54,7 @@ struct Problem {
     return r;
   }
   Result run(double p, bool weights = true) const {
-    Result r{at::empty({x.size(0), a.size(0)}), strided_copy(y_before), dx_before.clone(), {}, {}};
+    Result r{empty({x.size(0), a.size(0)}), strided_copy(y_before), dx_before.clone(), {}, {}};
     if (weights) {
       r.da = at::ones_like(a);
       r.db = at::ones_like(b);
@@ -71,7 +71,7 @@ class LoraTest : public testing::TestWithParam<Case> {};
 TEST_P(LoraTest, MatchesAutogradWithTheMaskOfDropout) {
   const Case& c = GetParam();
   const Problem problem(c);
-  at::Tensor mask = at::ones({c.tokens, c.inputs});
+  at::Tensor mask = ones({c.tokens, c.inputs});
   dropout(mask, problem.key(c.p), mask);
   const at::Tensor x = leaf(problem.x), a = leaf(problem.a), b = leaf(problem.b);
   const at::Tensor u = at::mm(x * mask.to(at::kDouble), a.t());
@@ -97,6 +97,9 @@ INSTANTIATE_TEST_SUITE_P(
                     // several sub-blocks and row blocks, none of them full
                     Case{150, 96, 33, 8, 0.1, at::kFloat}, Case{150, 96, 33, 8, 0.0, at::kFloat},
                     Case{33, 40, 96, 64, 0.5, at::kFloat}, Case{0, 8, 6, 4, 0.5, at::kFloat},
+                    // long rows, more ranks than a GPU's kernels take at once
+                    Case{9, 1100, 2056, 70, 0.3, at::kFloat},
+                    Case{40, 2048, 1032, 16, 0.2, at::kBFloat16},
                     Case{21, 37, 19, 5, 0.3, at::kBFloat16},
                     Case{70, 64, 48, 8, 0.0, at::kBFloat16}));
 
@@ -123,11 +126,11 @@ TEST(LoraTest, IsTheSameOnAnyThreads) {
 
 TEST(LoraTest, RefusesShapesThatDoNotFit) {
   const Problem problem({4, 6, 5, 2, 0.0, at::kFloat});
-  at::Tensor u = at::empty({4, 3}), y = at::empty({4, 5}), dx = at::empty({4, 6});
-  at::Tensor da = at::zeros({2, 6}), none;
+  at::Tensor u = empty({4, 3}), y = empty({4, 5}), dx = empty({4, 6});
+  at::Tensor da = zeros({2, 6}), none;
   EXPECT_THROW(lora_forward(problem.x, problem.a, problem.b, 1, {}, u, y), std::logic_error);
-  EXPECT_THROW(lora_backward(problem.dy, problem.x, at::empty({4, 2}), problem.a, problem.b, 1, {},
-                             dx, da, none),
+  EXPECT_THROW(lora_backward(problem.dy, problem.x, empty({4, 2}), problem.a, problem.b, 1, {}, dx,
+                             da, none),
                std::logic_error)
       << "da without db";
 }

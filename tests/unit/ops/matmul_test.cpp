@@ -57,8 +57,8 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{70, 90, 110, at::kBFloat16}, Case{40, 50, 0, at::kBFloat16}));
 
 TEST(MatmulTest, RefusesWhatDoesNotFit) {
-  at::Tensor a = at::ones({4, 6}), b = at::ones({6, 5}), c = at::empty({4, 4});
-  at::Tensor bf16 = at::empty({4, 5}, at::kBFloat16), fitting = at::empty({4, 5});
+  at::Tensor a = ones({4, 6}), b = ones({6, 5}), c = empty({4, 4});
+  at::Tensor bf16 = empty({4, 5}, at::kBFloat16), fitting = empty({4, 5});
   EXPECT_THROW(matmul(a, b, c, false), std::logic_error);
   EXPECT_THROW(matmul(a, b, bf16, false), std::logic_error);
   EXPECT_THROW(matmul(a, b.t(), fitting, false), std::logic_error);

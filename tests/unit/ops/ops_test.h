@@ -2,7 +2,8 @@
 //
 // The oracle is LibTorch's autograd in double on the same (already rounded) inputs, so a difference
 // is the operator's own error. It is measured relative to the largest element of the expected
-// tensor.
+// tensor. Tensors are made where the program computes, device::current(): the same tests run for
+// the CPU, for a stand-in and for a GPU.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -13,8 +14,10 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <span>
 #include <vector>
 
+#include "ops/device/runtime.h"
 #include "ops/kernels/table.h"
 
 namespace vax::ops::test {
@@ -29,9 +32,51 @@ inline double tolerance(at::ScalarType type) {
   return type == at::kFloat ? kFloatTolerance : kBf16Tolerance;
 }
 
-inline at::Tensor random(at::IntArrayRef sizes, uint64_t seed, at::ScalarType type = at::kFloat) {
-  return at::randn(sizes, at::detail::createCPUGenerator(seed), at::kFloat).to(type);
+// LibTorch's functions of the same names, on the device unless the options name another.
+inline at::TensorOptions on_device(const at::TensorOptions& options) {
+  return options.has_device() ? options : options.device(device::current());
 }
+inline at::Tensor empty(at::IntArrayRef sizes, const at::TensorOptions& options = {}) {
+  return at::empty(sizes, on_device(options));
+}
+inline at::Tensor zeros(at::IntArrayRef sizes, const at::TensorOptions& options = {}) {
+  return at::zeros(sizes, on_device(options));
+}
+inline at::Tensor ones(at::IntArrayRef sizes, const at::TensorOptions& options = {}) {
+  return at::ones(sizes, on_device(options));
+}
+inline at::Tensor full(at::IntArrayRef sizes, double value,
+                       const at::TensorOptions& options = at::kFloat) {
+  return at::full(sizes, value, on_device(options));
+}
+template <typename T>
+at::Tensor tensor_of(const std::vector<T>& values) {
+  return at::tensor(values).to(device::current());
+}
+
+inline at::Tensor random(at::IntArrayRef sizes, uint64_t seed, at::ScalarType type = at::kFloat) {
+  return at::randn(sizes, at::detail::createCPUGenerator(seed), at::kFloat)
+      .to(type)
+      .to(device::current());
+}
+
+// Numbers in the memory of the tensors, for operators that take spans.
+template <typename T>
+class OnDevice {
+ public:
+  OnDevice(const std::vector<T>& values) : tensor_(tensor_of(values)) {}
+  std::span<const T> span() const {
+    return {tensor_.template const_data_ptr<T>(), static_cast<size_t>(tensor_.numel())};
+  }
+  operator std::span<const T>() const { return span(); }
+  const at::Tensor& tensor() const { return tensor_; }
+
+ private:
+  at::Tensor tensor_;
+};
+
+// One fp64 number in the memory of the tensors: what sums are added to and scales are read from.
+inline at::Tensor number(double value) { return full({1}, value, at::kDouble); }
 
 // A double copy that collects gradients.
 inline at::Tensor leaf(const at::Tensor& tensor) {
@@ -40,7 +85,7 @@ inline at::Tensor leaf(const at::Tensor& tensor) {
 
 // Stands for memory that nobody has set: what must be written whole must not read it.
 inline at::Tensor unset(at::IntArrayRef sizes, at::ScalarType type = at::kFloat) {
-  return at::full(sizes, std::numeric_limits<double>::quiet_NaN(), type);
+  return full(sizes, std::numeric_limits<double>::quiet_NaN(), type);
 }
 
 inline double relative_error(const at::Tensor& actual, const at::Tensor& expected) {
@@ -56,7 +101,7 @@ inline double relative_error(const at::Tensor& actual, const at::Tensor& expecte
   EXPECT_LT(::vax::ops::test::relative_error(actual, expected), bound) << #actual
 
 inline bool same_bits(const at::Tensor& a, const at::Tensor& b) {
-  const at::Tensor x = a.contiguous(), y = b.contiguous();
+  const at::Tensor x = a.cpu().contiguous(), y = b.cpu().contiguous();
   return x.sizes() == y.sizes() && x.scalar_type() == y.scalar_type() &&
          (x.nbytes() == 0 || std::memcmp(x.const_data_ptr(), y.const_data_ptr(), x.nbytes()) == 0);
 }
@@ -83,7 +128,7 @@ inline std::vector<const KernelTable*> supported_tables() {
 
 // A [rows, cols] column block of a wider matrix, with the values of `values`.
 inline at::Tensor strided_copy(const at::Tensor& values) {
-  at::Tensor wide = at::full({values.size(0), values.size(1) + 5}, 77, values.options());
+  at::Tensor wide = full({values.size(0), values.size(1) + 5}, 77, values.options());
   wide.narrow(1, 2, values.size(1)).copy_(values);
   return wide.narrow(1, 2, values.size(1));
 }

@@ -39,7 +39,7 @@ class RotaryTest : public testing::TestWithParam<Case> {};
 TEST_P(RotaryTest, MatchesAutograd) {
   const auto [tokens, heads, dim, type] = GetParam();
   const Angles angles(40, dim / 2);
-  const at::Tensor positions = (at::arange(tokens, at::kInt) * 7) % 40;
+  const at::Tensor positions = (at::arange(tokens, on_device(at::kInt)) * 7) % 40;
   // The middle heads of a fused matrix with one head on each side.
   at::Tensor fused = random({tokens, heads + 2, dim}, 1, type);
   at::Tensor x = fused.narrow(1, 1, heads);
@@ -62,17 +62,33 @@ INSTANTIATE_TEST_SUITE_P(Shapes, RotaryTest,
                                          Case{9, 3, 6, at::kBFloat16},
                                          Case{50, 2, 80, at::kBFloat16}));
 
+TEST(RotaryTest, StridedHeadsGiveTheSameBits) {
+  const Angles angles(6, 16);
+  const at::Tensor positions = tensor_of<int32_t>({5, 0, 3});
+  at::Tensor x = random({3, 2, 32}, 1);
+  // Tokens are 2 * 32 + 5 elements apart and begin at element 2.
+  at::Tensor strided = strided_copy(x.view({3, 64})).unflatten(1, {2, 32});
+  rotary_forward(x, angles.cos, angles.sin, positions);
+  rotary_forward(strided, angles.cos, angles.sin, positions);
+  EXPECT_TRUE(same_bits(x, strided));
+}
+
 TEST(RotaryTest, RefusesPositionsOutsideTheTable) {
   const Angles angles(4, 3);
   at::Tensor x = random({2, 1, 6}, 1);
   for (const int bad : {-1, 4}) {
-    EXPECT_THROW(rotary_forward(x, angles.cos, angles.sin, at::tensor({0, bad}, at::kInt)),
+    EXPECT_THROW(rotary_forward(x, angles.cos, angles.sin, tensor_of<int32_t>({0, bad})),
                  std::logic_error);
   }
-  EXPECT_THROW(rotary_forward(x, angles.cos, angles.sin, at::tensor({0, 1}, at::kLong)),
+}
+
+TEST(RotaryTest, RefusesWhatDoesNotFit) {
+  const Angles angles(4, 3);
+  at::Tensor x = random({2, 1, 6}, 1);
+  EXPECT_THROW(rotary_forward(x, angles.cos, angles.sin, tensor_of<int64_t>({0, 1})),
                std::logic_error);
   at::Tensor odd = random({2, 1, 5}, 1);
-  EXPECT_THROW(rotary_forward(odd, angles.cos, angles.sin, at::tensor({0, 1}, at::kInt)),
+  EXPECT_THROW(rotary_forward(odd, angles.cos, angles.sin, tensor_of<int32_t>({0, 1})),
                std::logic_error);
 }
 

@@ -1,0 +1,408 @@
+// The low-rank branch (ops/lora.h) and dropout. A thread owns groups of 8 channels, which is what
+// one draw of Philox decides (ops/dropout.h), so that masks are drawn where they are applied and
+// never stored. x and y pass through once: x A^T keeps four tokens of a warp in registers, U A
+// eight tokens, and U^T X walks the tokens with its sums in registers; A comes from the caches.
+//
+// Sums over tokens or over columns that are shared between blocks go through partial sums, whose
+// number depends on the shapes only.
+#include <algorithm>
+
+#include "base/philox.h"
+#include "ops/device/launch.h"
+#include "ops/device/product_kernels.h"
+
+namespace vax::ops::device {
+namespace {
+
+constexpr int kGroup = 8;  // channels of one draw
+// Blocks that keep a large GPU busy: two on each of 132 multiprocessors.
+constexpr int64_t kManyBlocks = 264;
+
+// What all masks of a launch share, and where one token stands.
+struct MaskKey {
+  uint32_t key0, key1, site, threshold;
+};
+struct MaskRow {
+  uint32_t row, position;
+};
+
+__device__ __forceinline__ MaskKey mask_key(const MaskSource& mask) {
+  if (mask.threshold == 0) return {};
+  const bool on_device = mask.device_key != nullptr;
+  return {on_device ? mask.device_key[0] : mask.key[0],
+          on_device ? mask.device_key[1] : mask.key[1], mask.site, mask.threshold};
+}
+
+__device__ __forceinline__ MaskRow mask_row(const MaskSource& mask, int64_t token) {
+  if (mask.threshold == 0) return {};
+  return {static_cast<uint32_t>(mask.rows[token]), static_cast<uint32_t>(mask.positions[token])};
+}
+
+// Zeroes the channels of the group that `col` begins where they are dropped.
+__device__ __forceinline__ void apply(const MaskKey& mask, MaskRow place, int64_t col,
+                                      float (&x)[kGroup]) {
+  if (mask.threshold == 0) return;
+  uint32_t c[4] = {place.row, place.position, mask.site, static_cast<uint32_t>(col / kGroup)};
+  uint32_t key0 = mask.key0, key1 = mask.key1;
+#pragma unroll
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t p0 = uint64_t{kPhiloxM0} * c[0], p1 = uint64_t{kPhiloxM1} * c[2];
+    c[0] = static_cast<uint32_t>(p1 >> 32) ^ c[1] ^ key0;
+    c[1] = static_cast<uint32_t>(p1);
+    c[2] = static_cast<uint32_t>(p0 >> 32) ^ c[3] ^ key1;
+    c[3] = static_cast<uint32_t>(p0);
+    key0 += kPhiloxW0;
+    key1 += kPhiloxW1;
+  }
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    if ((c[j] & 0xffffu) < mask.threshold) x[2 * j] = 0.0f;
+    if ((c[j] >> 16) < mask.threshold) x[2 * j + 1] = 0.0f;
+  }
+}
+
+// Channels [col, col + 8) of a row; 0 beyond its end. kWide: whole groups that can be loaded at
+// once.
+template <bool kWide, typename T>
+__device__ __forceinline__ void load_group(const T* row, int64_t col, int64_t cols,
+                                           float (&to)[kGroup]) {
+  if constexpr (kWide) {
+    load(row + col, to);
+  } else {
+#pragma unroll
+    for (int j = 0; j < kGroup; ++j) to[j] = col + j < cols ? to_float(row[col + j]) : 0.0f;
+  }
+}
+template <bool kWide, typename T>
+__device__ __forceinline__ void store_group(T* row, int64_t col, int64_t cols,
+                                            const float (&from)[kGroup]) {
+  if constexpr (kWide) {
+    store(row + col, from);
+  } else {
+#pragma unroll
+    for (int j = 0; j < kGroup; ++j) {
+      if (col + j < cols) row[col + j] = from_float<T>(from[j]);
+    }
+  }
+}
+
+template <typename T, bool kWide>
+__global__ void dropout(DropoutArgs args, unsigned blocks_per_row) {
+  const auto [row, col] = row_place(blocks_per_row, kGroup);
+  if (col >= args.cols) return;
+  float x[kGroup];
+  load_group<kWide>(row_of<T>(args.x, row), col, args.cols, x);
+  apply(mask_key(args.mask), mask_row(args.mask, row), col, x);
+#pragma unroll
+  for (int j = 0; j < kGroup; ++j) x[j] *= args.scale;
+  store_group<kWide>(row_of<T>(args.y, row), col, args.cols, x);
+}
+
+// --- U = factor * mask(X) A^T --------------------------------------------------------------------
+
+constexpr int kXatTokens = 4;  // of a warp
+constexpr int kXatRanks = 8;   // of a block; more ranks read X again, from cache
+constexpr int kXatWarps = 4;
+constexpr int64_t kXatColumns = kWarpSize * kGroup;  // of a warp's step
+
+struct XatPlan {
+  int64_t row_blocks, rank_tiles, splits, split_cols;
+};
+
+XatPlan xat_plan(const ThinArgs& thin) {
+  constexpr int64_t kFewestSteps = 2;  // repay the sums over lanes
+  const int64_t row_blocks = blocks_for(thin.rows, kXatTokens * kXatWarps);
+  const int64_t rank_tiles = blocks_for(thin.rank, kXatRanks);
+  const int64_t steps = blocks_for(thin.cols, kXatColumns);
+  const int64_t wanted = blocks_for(kManyBlocks, std::max<int64_t>(1, row_blocks * rank_tiles));
+  const int64_t most = std::max<int64_t>(1, steps / kFewestSteps);
+  const int64_t split_steps =
+      std::max<int64_t>(1, blocks_for(steps, std::min<int64_t>(wanted, most)));
+  const int64_t splits = std::max<int64_t>(1, blocks_for(steps, split_steps));
+  return {row_blocks, rank_tiles, splits, split_steps * kXatColumns};
+}
+
+// Block (x, y, z): ranks, tokens, part of the columns; blocks that read the same of X are
+// neighbours. to: [parts, rows, rank].
+template <typename T, bool kWide>
+__global__ void __launch_bounds__(kXatWarps* kWarpSize, 3)
+    thin_xat(ThinArgs thin, ConstRows x, MaskSource mask, float factor, int64_t split_cols,
+             float* to) {
+  const unsigned warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
+  const int64_t first_row = (static_cast<int64_t>(blockIdx.y) * kXatWarps + warp) * kXatTokens;
+  if (first_row >= thin.rows) return;
+  const int64_t first_rank = static_cast<int64_t>(blockIdx.x) * kXatRanks;
+  const int64_t begin = blockIdx.z * split_cols;
+  const int64_t end = begin + split_cols < thin.cols ? begin + split_cols : thin.cols;
+  const int64_t ranks = thin.rank - first_rank;
+  const float* a = thin.a + first_rank * thin.a_stride;
+  const T* x_rows[kXatTokens];
+  const MaskKey key = mask_key(mask);
+  MaskRow places[kXatTokens];
+#pragma unroll
+  for (int i = 0; i < kXatTokens; ++i) {
+    const int64_t row = first_row + i < thin.rows ? first_row + i : thin.rows - 1;
+    x_rows[i] = row_of<T>(x, row);
+    places[i] = mask_row(mask, row);
+  }
+  float sum[kXatTokens][kXatRanks] = {};
+#pragma unroll 1
+  for (int64_t col = begin + lane * kGroup; col < end; col += kXatColumns) {
+    float x_cols[kXatTokens][kGroup];
+#pragma unroll
+    for (int i = 0; i < kXatTokens; ++i) {
+      load_group<kWide>(x_rows[i], col, thin.cols, x_cols[i]);
+      apply(key, places[i], col, x_cols[i]);
+    }
+#pragma unroll
+    for (int k = 0; k < kXatRanks; ++k) {
+      float a_cols[kGroup];
+      load_group<kWide>(a + (k < ranks ? k : 0) * thin.a_stride, col, thin.cols, a_cols);
+#pragma unroll
+      for (int i = 0; i < kXatTokens; ++i) {
+#pragma unroll
+        for (int j = 0; j < kGroup; ++j) sum[i][k] = fmaf(x_cols[i][j], a_cols[j], sum[i][k]);
+      }
+    }
+  }
+  to += blockIdx.z * thin.rows * thin.rank;
+#pragma unroll
+  for (int i = 0; i < kXatTokens; ++i) {
+#pragma unroll
+    for (int k = 0; k < kXatRanks; ++k) {
+      const float total = warp_sum(sum[i][k]);
+      if (lane == 0 && first_row + i < thin.rows && k < ranks) {
+        to[(first_row + i) * thin.rank + first_rank + k] = total * factor;
+      }
+    }
+  }
+}
+
+// --- Y += factor * mask(U A) ---------------------------------------------------------------------
+
+constexpr int kUaTokens = 8;  // at once
+constexpr int kUaRows = 32;   // of a block, so that A comes from the nearest cache
+constexpr int kUaRanks = 64;  // in shared memory at once
+constexpr int kUaThreads = 128;
+
+template <bool kWide>
+__device__ __forceinline__ void add_ua(const ThinArgs& thin, int64_t first_rank, int64_t num_ranks,
+                                       int64_t col, const float (&u)[kUaTokens][kUaRanks],
+                                       float (&sum)[kUaTokens][kGroup]) {
+  for (int64_t k = 0; k < num_ranks; ++k) {
+    float a_cols[kGroup];
+    load_group<kWide>(thin.a + (first_rank + k) * thin.a_stride, col, thin.cols, a_cols);
+#pragma unroll
+    for (int i = 0; i < kUaTokens; ++i) {
+#pragma unroll
+      for (int j = 0; j < kGroup; ++j) sum[i][j] = fmaf(u[i][k], a_cols[j], sum[i][j]);
+    }
+  }
+}
+
+// Block (x, y): tokens, columns.
+template <typename T, bool kWide>
+__global__ void __launch_bounds__(kUaThreads)
+    thin_ua(ThinArgs thin, Rows y, MaskSource mask, float factor) {
+  VAX_SHARED(float, u, [kUaTokens][kUaRanks]);
+  const MaskKey key = mask_key(mask);
+  const int64_t col = (static_cast<int64_t>(blockIdx.y) * kUaThreads + threadIdx.x) * kGroup;
+  const int64_t begin = static_cast<int64_t>(blockIdx.x) * kUaRows;
+  const int64_t end = begin + kUaRows < thin.rows ? begin + kUaRows : thin.rows;
+  for (int64_t row = begin; row < end; row += kUaTokens) {
+    float sum[kUaTokens][kGroup] = {};
+    for (int64_t first_rank = 0; first_rank < thin.rank; first_rank += kUaRanks) {
+      const int64_t left = thin.rank - first_rank;
+      const int64_t num_ranks = left < kUaRanks ? left : kUaRanks;
+      __syncthreads();
+      for (unsigned at = threadIdx.x; at < kUaTokens * kUaRanks; at += kUaThreads) {
+        const unsigned i = at / kUaRanks, k = at % kUaRanks;
+        const bool exists = row + i < end && k < num_ranks;
+        u[i][k] = exists ? thin.u[(row + i) * thin.u_stride + first_rank + k] * factor : 0.0f;
+      }
+      __syncthreads();
+      if (col < thin.cols) add_ua<kWide>(thin, first_rank, num_ranks, col, u, sum);
+    }
+    if (col >= thin.cols) continue;
+#pragma unroll
+    for (int i = 0; i < kUaTokens; ++i) {
+      if (row + i >= end) break;
+      T* y_row = row_of<T>(y, row + i);
+      float y_cols[kGroup];
+      load_group<kWide>(y_row, col, thin.cols, y_cols);
+      apply(key, mask_row(mask, row + i), col, sum[i]);
+#pragma unroll
+      for (int j = 0; j < kGroup; ++j) y_cols[j] += sum[i][j];
+      store_group<kWide>(y_row, col, thin.cols, y_cols);
+    }
+  }
+}
+
+// --- factor * U^T mask(X) ------------------------------------------------------------------------
+
+constexpr int kUtxRanks = 8;
+constexpr int kUtxLanes = 64;  // threads side by side along the columns
+constexpr int kUtxTeams = 4;   // that share a block's tokens
+constexpr int kUtxColumns = kUtxLanes * kGroup;
+constexpr int kUtxThreads = kUtxLanes * kUtxTeams;
+
+struct UtxPlan {
+  int64_t rank_tiles, col_blocks, splits, split_rows;
+};
+
+UtxPlan utx_plan(const ThinArgs& thin) {
+  constexpr int64_t kFewestRows = 32;  // repay a partial sum
+  constexpr int64_t kMostSplits = 64;
+  const int64_t rank_tiles = blocks_for(thin.rank, kUtxRanks);
+  const int64_t col_blocks = blocks_for(thin.cols, kUtxColumns);
+  const int64_t wanted = blocks_for(kManyBlocks, std::max<int64_t>(1, rank_tiles * col_blocks));
+  const int64_t most = std::min(kMostSplits, blocks_for(thin.rows, kFewestRows));
+  const int64_t split_rows =
+      std::max<int64_t>(1, blocks_for(thin.rows, std::max<int64_t>(1, std::min(wanted, most))));
+  return {rank_tiles, col_blocks, blocks_for(thin.rows, split_rows), split_rows};
+}
+
+// Block (x, y, z): ranks, columns, part of the tokens; blocks that read the same tokens are
+// neighbours. to: [parts, rank, cols].
+template <typename T, bool kWide>
+__global__ void __launch_bounds__(kUtxThreads)
+    thin_utx(ThinArgs thin, ConstRows x, MaskSource mask, float factor, int64_t split_rows,
+             float* to) {
+  VAX_SHARED(float, shared, [kUtxTeams][kUtxColumns]);
+  const MaskKey key = mask_key(mask);
+  const unsigned lane = threadIdx.x % kUtxLanes, team = threadIdx.x / kUtxLanes;
+  const int64_t first_rank = static_cast<int64_t>(blockIdx.x) * kUtxRanks;
+  const int64_t first_col = static_cast<int64_t>(blockIdx.y) * kUtxColumns;
+  const int64_t col = first_col + lane * kGroup;
+  const int64_t begin = blockIdx.z * split_rows;
+  const int64_t end = begin + split_rows < thin.rows ? begin + split_rows : thin.rows;
+  float sum[kUtxRanks][kGroup] = {};
+  for (int64_t row = begin + team; row < end && col < thin.cols; row += kUtxTeams) {
+    float x_cols[kGroup];
+    load_group<kWide>(row_of<T>(x, row), col, thin.cols, x_cols);
+    apply(key, mask_row(mask, row), col, x_cols);
+    const float* u_row = thin.u + row * thin.u_stride + first_rank;
+#pragma unroll
+    for (int k = 0; k < kUtxRanks; ++k) {
+      const float u = first_rank + k < thin.rank ? u_row[k] * factor : 0.0f;
+#pragma unroll
+      for (int j = 0; j < kGroup; ++j) sum[k][j] = fmaf(u, x_cols[j], sum[k][j]);
+    }
+  }
+  to += blockIdx.z * thin.rank * thin.cols;
+#pragma unroll
+  for (int k = 0; k < kUtxRanks; ++k) {
+    if (first_rank + k >= thin.rank) break;  // alike in all threads
+    __syncthreads();
+    store(&shared[team][lane * kGroup], sum[k]);
+    __syncthreads();
+    for (unsigned c = threadIdx.x; c < kUtxColumns; c += kUtxThreads) {
+      float total = shared[0][c];
+#pragma unroll
+      for (int i = 1; i < kUtxTeams; ++i) total += shared[i][c];
+      if (first_col + c < thin.cols) to[(first_rank + k) * thin.cols + first_col + c] = total;
+    }
+  }
+}
+
+// sum[i] (+)= the parts' elements i in order; with turned_rows > 0 element i of the sum [cols,
+// turned_rows] is that of a part [turned_rows, cols].
+__global__ void join_parts(PartsArgs args) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= args.elements) return;
+  int64_t from = i;
+  if (args.turned_rows > 0) {
+    from = i % args.turned_rows * (args.elements / args.turned_rows) + i / args.turned_rows;
+  }
+  float total = args.accumulate ? args.sum[i] : 0.0f;
+  for (int64_t part = 0; part < args.count; ++part) {
+    total += args.parts[part * args.elements + from];
+  }
+  args.sum[i] = total;
+}
+
+bool wide(const ThinArgs& thin, ConstRows rows) { return vectors_fit(rows, thin.cols, kGroup); }
+bool wide_a(const ThinArgs& thin) {
+  return vectors_fit({thin.a, Elem::kFloat, thin.a_stride}, thin.cols, kGroup);
+}
+
+unsigned index(int64_t value) { return grid_of(value).x; }
+
+}  // namespace
+
+void launch_dropout(const DropoutArgs& args, int64_t rows, void* stream) {
+  const bool is_wide =
+      vectors_fit(args.x, args.cols, kGroup) && vectors_fit(args.y, args.cols, kGroup);
+  const RowGrid at = row_grid(rows, args.cols, kGroup);
+  with_elem(args.x.elem, [&](auto element) {
+    using T = decltype(element);
+    launch(is_wide ? dropout<T, true> : dropout<T, false>, at.grid, at.block, stream, args,
+           at.blocks_per_row);
+  });
+}
+
+void launch_join_parts(const PartsArgs& args, void* stream) {
+  constexpr int64_t kThreads = 256;
+  launch(join_parts, grid_of(blocks_for(args.elements, kThreads)), dim3(kThreads), stream, args);
+}
+
+int64_t thin_xat_scratch(const ThinArgs& thin) {
+  const int64_t splits = xat_plan(thin).splits;
+  return splits > 1 ? splits * thin.rows * thin.rank : 0;
+}
+
+void launch_thin_xat(const ThinProduct& product, ConstRows x, void* stream) {
+  const ThinArgs& thin = product.thin;
+  const XatPlan plan = xat_plan(thin);
+  const dim3 grid(index(plan.rank_tiles), index(plan.row_blocks), index(plan.splits));
+  const bool is_wide = wide(thin, x) && wide_a(thin);
+  float* to = plan.splits > 1 ? product.scratch : thin.u;
+  with_elem(x.elem, [&](auto element) {
+    using T = decltype(element);
+    launch(is_wide ? thin_xat<T, true> : thin_xat<T, false>, grid, dim3(kXatWarps * kWarpSize),
+           stream, thin, x, product.mask, product.factor, plan.split_cols, to);
+  });
+  if (plan.splits == 1) return;
+  launch_join_parts({.parts = to,
+                     .count = plan.splits,
+                     .elements = thin.rows * thin.rank,
+                     .sum = thin.u,
+                     .accumulate = false},
+                    stream);
+}
+
+void launch_thin_ua(const ThinProduct& product, Rows y, void* stream) {
+  const ThinArgs& thin = product.thin;
+  const dim3 grid(index(blocks_for(thin.rows, kUaRows)),
+                  index(blocks_for(thin.cols, kUaThreads * kGroup)));
+  const bool is_wide = wide(thin, y) && wide_a(thin);
+  with_elem(y.elem, [&](auto element) {
+    using T = decltype(element);
+    launch(is_wide ? thin_ua<T, true> : thin_ua<T, false>, grid, dim3(kUaThreads), stream, thin, y,
+           product.mask, product.factor);
+  });
+}
+
+int64_t thin_utx_scratch(const ThinArgs& thin) {
+  return utx_plan(thin).splits * thin.rank * thin.cols;
+}
+
+void launch_thin_utx(const ThinProduct& product, ConstRows x, const GradSum& grad, void* stream) {
+  const ThinArgs& thin = product.thin;
+  const UtxPlan plan = utx_plan(thin);
+  const dim3 grid(index(plan.rank_tiles), index(plan.col_blocks), index(plan.splits));
+  with_elem(x.elem, [&](auto element) {
+    using T = decltype(element);
+    launch(wide(thin, x) ? thin_utx<T, true> : thin_utx<T, false>, grid, dim3(kUtxThreads), stream,
+           thin, x, product.mask, product.factor, plan.split_rows, product.scratch);
+  });
+  launch_join_parts({.parts = product.scratch,
+                     .count = plan.splits,
+                     .elements = thin.rank * thin.cols,
+                     .sum = grad.sum,
+                     .accumulate = grad.accumulate,
+                     .turned_rows = grad.turned ? thin.rank : 0},
+                    stream);
+}
+
+}  // namespace vax::ops::device
