@@ -1,8 +1,14 @@
-# Finds NCCL's header and library. Output: NCCL_FOUND, NCCL_VERSION, target NCCL::nccl.
-find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${NCCL_ROOT} $ENV{NCCL_ROOT} ${CUDAToolkit_INCLUDE_DIRS}
+# Finds NCCL's header and library: NCCL_ROOT, the CUDA toolkit's folders, or the wheel that
+# LibTorch's wheel depends on (it has libnccl.so.2 and no link without the
+# number). A program must use the copy that its LibTorch loads, so the wheel comes before the system
+# where LibTorch is a wheel. Output: NCCL_FOUND, NCCL_VERSION, target NCCL::nccl.
+get_filename_component(_libtorch_packages "${LibTorch_CPU_LIBRARY}/../../.." ABSOLUTE)
+set(_nccl_wheel "${_libtorch_packages}/nvidia/nccl")
+set(_nccl_hints ${NCCL_ROOT} $ENV{NCCL_ROOT} ${_nccl_wheel})
+find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${_nccl_hints} ${CUDAToolkit_INCLUDE_DIRS}
           PATH_SUFFIXES include)
-find_library(NCCL_LIBRARY nccl HINTS ${NCCL_ROOT} $ENV{NCCL_ROOT} ${CUDAToolkit_LIBRARY_DIR}
-             PATH_SUFFIXES lib lib64)
+find_library(NCCL_LIBRARY NAMES nccl libnccl.so.2 NAMES_PER_DIR
+             HINTS ${_nccl_hints} ${CUDAToolkit_LIBRARY_DIR} PATH_SUFFIXES lib lib64)
 mark_as_advanced(NCCL_INCLUDE_DIR NCCL_LIBRARY)
 if(NCCL_INCLUDE_DIR)
   file(STRINGS "${NCCL_INCLUDE_DIR}/nccl.h" _nccl_version REGEX "#define NCCL_(MAJOR|MINOR|PATCH) ")

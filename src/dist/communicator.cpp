@@ -62,6 +62,7 @@ Communicator Communicator::world(const WorldOptions& options) {
   MpiCommunicator comm = MpiCommunicator::duplicate_of(MPI_COMM_WORLD);
   auto services = std::make_shared<ProcessServices>();
   services->calls = CallLog::make(comm.rank());
+  services->devices = std::make_shared<DeviceRegistry>(services->calls, comm.rank());
   Communicator world(std::make_unique<Handle>(std::move(comm), services, "world calls"));
   // One rank communicates with nobody.
   if (world.size() == 1) return world;
@@ -70,7 +71,7 @@ Communicator Communicator::world(const WorldOptions& options) {
   if (options.timeout_s > 0)
     services->watchdog = std::make_unique<Watchdog>(
         MpiCommunicator::duplicate_of(world.handle_->comm.get()),
-        parse_names(world.all_gather_text(own_name())), services->calls,
+        parse_names(world.all_gather_text(own_name())), services->calls, services->devices,
         WatchOptions{.timeout_s = options.timeout_s, .grace_s = options.grace_s});
   return world;
 }
@@ -78,6 +79,7 @@ Communicator Communicator::world(const WorldOptions& options) {
 int Communicator::rank() const { return handle_->comm.rank(); }
 int Communicator::size() const { return handle_->comm.size(); }
 const std::shared_ptr<CallLog>& Communicator::calls() const { return handle_->services->calls; }
+const std::shared_ptr<ProcessServices>& Communicator::services() const { return handle_->services; }
 
 void Communicator::set_record_directory(const std::filesystem::path& directory) const {
   if (handle_->services->watchdog) handle_->services->watchdog->set_record_directory(directory);

@@ -14,6 +14,8 @@
 
 namespace vax::dist {
 
+struct ProcessServices;
+
 inline constexpr int64_t kMaxElementsPerCall = int64_t{1} << 27;  // 1 GiB of float64
 
 // Who moves pending operations on while the ranks compute. MPI makes progress only inside calls.
@@ -48,6 +50,8 @@ class Communicator {
 
   // What this communicator, those made from it and their collectives do. Never null.
   const std::shared_ptr<CallLog>& calls() const;
+  // What the process has once; for the groups of this folder. Never null.
+  const std::shared_ptr<ProcessServices>& services() const;
   // Where the watchdog writes watchdog-rank-NNNNN.txt when it ends the job; empty: nowhere. No
   // effect without one.
   void set_record_directory(const std::filesystem::path& directory) const;

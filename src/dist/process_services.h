@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "dist/call_log.h"
+#include "dist/device_registry.h"
 #include "dist/progress_thread.h"
 #include "dist/watchdog.h"
 
@@ -12,6 +13,7 @@ namespace vax::dist {
 
 struct ProcessServices {
   std::shared_ptr<CallLog> calls;
+  std::shared_ptr<DeviceRegistry> devices;   // the watchdog uses it too
   std::unique_ptr<ProgressThread> progress;  // null with Progress::kPoll
   std::unique_ptr<Watchdog> watchdog;        // null without a timeout, or with one rank
 };

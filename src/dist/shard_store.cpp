@@ -38,8 +38,16 @@ std::vector<at::Tensor> make_node_units(const Communicator& node,
 }
 
 ShardStore::ShardStore(int the_rank, int the_size, const std::vector<int64_t>& unit_counts,
-                       at::ScalarType the_type, const Communicator* node)
-    : type(the_type), rank(the_rank), size(the_size), node_shared(node != nullptr) {
+                       const ShardedUnitsOptions& options)
+    : type(options.shard_dtype),
+      device(options.device),
+      rank(the_rank),
+      size(the_size),
+      node_shared(options.node != nullptr) {
+  const Communicator* const node = options.node;
+  VAX_CHECK(node == nullptr || device.is_cpu(), "node-shared units on ", device.str(),
+            ": ranks of a node share host memory only");
+  const at::TensorOptions tensor_options = at::TensorOptions(type).device(device);
   for (const int64_t count : unit_counts) partitions.push_back(make_partition(count, rank, size));
   if (node != nullptr) {
     VAX_CHECK(node->rank() == rank && node->size() == size, "rank ", rank, " of ", size,
@@ -47,11 +55,11 @@ ShardStore::ShardStore(int the_rank, int the_size, const std::vector<int64_t>& u
     units = make_node_units(*node, partitions, type);
   } else if (size == 1) {
     for (const Partition& partition : partitions)
-      units.push_back(at::zeros({partition.shard_count}, type));
+      units.push_back(at::zeros({partition.shard_count}, tensor_options));
   }
   for (size_t i = 0; i < partitions.size(); ++i) {
     const int64_t count = partitions[i].shard_count;
-    shards.push_back(units.empty() ? at::zeros({count}, type)
+    shards.push_back(units.empty() ? at::zeros({count}, tensor_options)
                                    : units[i].narrow(0, rank * count, count));
   }
 }

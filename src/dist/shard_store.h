@@ -1,5 +1,5 @@
 // Private to this folder: the shards of units, shared by all ShardedUnits that view them, and the
-// memory in which the units of a node lie whole. Host memory only.
+// memory in which the units of a node lie whole. Node-shared in host memory only.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -20,11 +20,14 @@ std::vector<at::Tensor> make_node_units(const Communicator& node,
                                         at::ScalarType type);
 
 struct ShardStore {
-  // Allocates shards (zero). COLLECTIVE over `node` unless it is null.
-  ShardStore(int rank, int size, const std::vector<int64_t>& unit_counts, at::ScalarType type,
-             const Communicator* node);
+  // Allocates shards (zero) of `options.shard_dtype` on `options.device`. COLLECTIVE over
+  // options.node unless it is null. THROWS std::logic_error when it is set on another device than
+  // the CPU or has other ranks.
+  ShardStore(int rank, int size, const std::vector<int64_t>& unit_counts,
+             const ShardedUnitsOptions& options);
 
   const at::ScalarType type;
+  const at::Device device;
   const int rank, size;
   std::vector<Partition> partitions;
   // The padded units, where this process has all of them: one rank, or node-shared; else empty.

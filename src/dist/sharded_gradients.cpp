@@ -3,6 +3,17 @@
 // from the front only, so that additions to one shard always happen in the order of the releases.
 // Which buffer a unit gets depends on the order of the calls alone: in shared memory all ranks must
 // choose the same one.
+//
+// On a device sums are added only where a buffer is needed again, and in finish(): what is put on
+// the compute stream must not depend on when reductions happen to end. Every hand-over of memory is
+// ordered by the two rules of device groups (an operation starts after what the compute stream
+// holds when it is called; after wait() the compute stream goes on behind it):
+// - a buffer that is handed out again: add_oldest() has waited for the reduction that read it;
+// - `recv`: the next reduction into it is called behind the addition that has read it;
+// - a shard that a reduction writes: what read it before (the optimizer) is on the compute stream,
+//   and so is what reads it after add_oldest(). Shards are ordinary tensors of that stream; they go
+//   after the buffers, whose reductions the stream has passed by then, so that the allocator may
+//   hand their memory out again there.
 #include <ATen/ATen.h>
 
 #include <algorithm>
@@ -10,6 +21,7 @@
 
 #include "base/error.h"
 #include "base/stopwatch.h"
+#include "dist/group_buffer.h"
 #include "dist/local_reduce.h"
 #include "dist/node_buffers.h"
 #include "dist/sharded_units.h"
@@ -91,6 +103,7 @@ struct ShardedGradients::Impl {
 ShardedGradients::Impl::Impl(Collectives& collectives, const std::vector<int64_t>& unit_counts,
                              const at::TensorOptions& options)
     : group(collectives), held(unit_counts.size(), false), fresh(unit_counts.size(), true) {
+  check_device(group, options.device());
   for (const int64_t count : unit_counts) {
     partitions.push_back(make_partition(count, group.rank(), group.size()));
     shards.push_back(at::zeros({partitions.back().shard_count}, options));
@@ -109,14 +122,20 @@ void ShardedGradients::Impl::allocate_buffers(const Communicator* node,
     reading_calls = node->make_call_group("gradients read on the node");
   }
   buffers.resize(static_cast<size_t>(node ? kNodeGradientBuffers : kGradientBuffers));
+  std::vector<at::Tensor> memory;
+  if (!shared) {
+    const std::vector<int64_t> counts = {count, largest, count, largest};
+    static_assert(kGradientBuffers == 2);
+    memory = make_group_buffers(group, counts, at::kFloat, options.device());
+  }
   for (size_t i = 0; i < buffers.size(); ++i) {
     buffers[i].index = static_cast<int>(i);
     if (shared) {
       buffers[i].send =
           at::from_blob(shared->data(group.rank(), buffers[i].index), {count}, options);
     } else {
-      buffers[i].send = at::zeros({count}, options);
-      buffers[i].recv = at::empty({largest}, options);
+      buffers[i].send = memory[2 * i].zero_();
+      buffers[i].recv = memory[2 * i + 1];
     }
   }
 }
@@ -198,6 +217,10 @@ void ShardedGradients::Impl::sum_shared(Buffer& buffer) {
 }
 
 void ShardedGradients::Impl::poll() {
+  if (group.orders_stream()) {
+    if (!queue.empty()) queue.back()->reducing.test();  // moves the group on
+    return;
+  }
   while (!queue.empty() && is_complete(*queue.front())) add_oldest();
 }
 

@@ -2,6 +2,19 @@
 // with a pending gather already belongs to its unit. Two ways lead to a slot: the step's schedule,
 // whose entries are carried out up to the use that is asked for, and, without one, on demand with
 // the least recently used slot giving way. Both depend only on the order of calls, never on timing.
+//
+// On a device slots are written by two streams, and every hand-over is ordered by one of two rules
+// of device groups: an operation starts after what the compute stream holds when it is called, and
+// after wait() the compute stream goes on behind the operation.
+// - slot given to another unit: drop() waits for a gather that is still pending, so the compute
+//   stream, on which own shard is copied in, comes after it; the gather that follows starts after
+//   this copy and so after all that has read the slot (readers are on the compute stream and were
+//   put there before release());
+// - shard into slot: copied on the compute stream, behind the optimizer that wrote the shard;
+// - acquired unit: the compute stream has passed the gather.
+// A gather ahead of its use is called before the kernels of the use before it are put on the
+// compute stream, so it runs beside them. Slots come from the group's memory and are released only
+// when both streams are done with them; a Slot's `gathering` goes before its buffer.
 #include "dist/sharded_units.h"
 
 #include <ATen/ATen.h>
@@ -13,6 +26,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "dist/group_buffer.h"
 #include "dist/shard_store.h"
 
 namespace vax::dist {
@@ -103,17 +117,20 @@ ShardedUnits::Impl::Impl(Collectives& collectives, std::shared_ptr<ShardStore> t
 void ShardedUnits::Impl::make_views() {
   const std::vector<at::Tensor>& whole = plan.node_cast ? cast_units : store->units;
   const bool all = plan.views_shards || plan.node_cast;
+  const at::Tensor empty =
+      at::empty({0}, at::TensorOptions(options.gather_dtype).device(store->device));
   for (size_t unit = 0; unit < counts.size(); ++unit) {
     if (all)
       views.push_back(whole[unit].narrow(0, 0, counts[unit]));
     else
-      views.push_back(counts[unit] == 0 ? at::empty({0}, options.gather_dtype) : at::Tensor());
+      views.push_back(counts[unit] == 0 ? empty : at::Tensor());
   }
 }
 
 void ShardedUnits::Impl::allocate_slots() {
-  for (const int64_t count : plan.slot_counts) {
-    slots.emplace_back().buffer = at::empty({count}, options.gather_dtype);
+  for (at::Tensor& buffer :
+       make_group_buffers(group, plan.slot_counts, options.gather_dtype, store->device)) {
+    slots.emplace_back().buffer = std::move(buffer);
     VAX_CHECK(reinterpret_cast<uintptr_t>(slots.back().buffer.data_ptr()) % kSlotAlignment == 0,
               "the allocator does not align to ", kSlotAlignment, " bytes");
   }
@@ -222,8 +239,8 @@ ShardedUnits::ShardedUnits(Collectives& group, std::vector<int64_t> unit_counts,
                            ShardedUnitsOptions options) {
   options = with_sharing(options);
   plan_slots(unit_counts, group.size(), options);  // throws before anything is allocated
-  auto store = std::make_shared<ShardStore>(group.rank(), group.size(), unit_counts,
-                                            options.shard_dtype, options.node);
+  check_device(group, options.device);
+  auto store = std::make_shared<ShardStore>(group.rank(), group.size(), unit_counts, options);
   impl_ = std::make_unique<Impl>(group, std::move(store), true, options);
 }
 
@@ -232,6 +249,9 @@ ShardedUnits::ShardedUnits(Collectives& group, ShardedUnits& owner, ShardedUnits
   const ShardStore& store = *owner.impl_->store;
   VAX_CHECK(options.shard_dtype == store.type, "a view of ", at::toString(store.type),
             " shards as ", at::toString(options.shard_dtype));
+  VAX_CHECK(options.device == store.device, "a view on ", options.device.str(), " of shards on ",
+            store.device.str());
+  check_device(group, options.device);
   VAX_CHECK(group.rank() == store.rank && group.size() == store.size, "rank ", group.rank(), " of ",
             group.size(), " views the shards of rank ", store.rank, " of ", store.size);
   VAX_CHECK(options.node_shared == store.node_shared,

@@ -10,9 +10,13 @@
 // - acquire() and release() of both classes also move pending operations on: without a progress
 //   thread MPI makes progress only inside its calls, and in shared memory sums are made there;
 // - in node-shared memory a rank reads what others write: only between refresh() and
-//   begin_update(), which wait for all ranks.
-// Ownership: the collectives are borrowed and must outlive the object. Not thread-safe. Host memory
-// only.
+//   begin_update(), which wait for all ranks;
+// - on a device everything is ordered on the compute stream that the group was made with, which
+// must
+//   be LibTorch's current stream: tensors are valid for what is put there after the call that
+//   returns them, and the host has not waited.
+// Ownership: the collectives are borrowed and must outlive the object. Not thread-safe. Node-shared
+// memory is host memory.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -41,7 +45,8 @@ class ShardedUnits {
   // shard_bytes() is 0. `group` has the owner's ranks; two that gather at the same time need two
   // groups. Node-shared exactly when the owner is: options.node must be set then. Its refresh()
   // follows the owner's, before the next acquire(). The shards live as long as either object.
-  // COLLECTIVE when node-shared. THROWS std::logic_error when types, ranks or sharing disagree.
+  // COLLECTIVE when node-shared. THROWS std::logic_error when types, devices, ranks or sharing
+  // disagree.
   ShardedUnits(Collectives& group, ShardedUnits& owner, ShardedUnitsOptions options);
   ShardedUnits(const ShardedUnits&) = delete;
   ShardedUnits& operator=(const ShardedUnits&) = delete;
@@ -58,10 +63,11 @@ class ShardedUnits {
   // events on every rank. REQUIRES nothing held and the previous step's uses done.
   // THROWS std::logic_error when this is not so or the events make no sense (make_schedule).
   void begin_step(const std::vector<UnitEvent>& events);
-  // The whole unit, [count], gather_dtype, 64-byte aligned. COLLECTIVE. BLOCKS host until it is
-  // gathered. Nested acquires of different units are allowed (a tied head needs two), up to the
-  // number of slots; of one unit are not. THROWS std::logic_error on that, on a deviation from
-  // begin_step(), during an update and when the owner has changed since refresh(); CommError.
+  // The whole unit, [count], gather_dtype, 64-byte aligned. COLLECTIVE. BLOCKS host (on a device
+  // the compute stream; staged groups block the host too) until it is gathered. Nested acquires of
+  // different units are allowed (a tied head needs two), up to the number of slots; of one unit are
+  // not. THROWS std::logic_error on that, on a deviation from begin_step(), during an update and
+  // when the owner has changed since refresh(); CommError.
   at::Tensor acquire(int unit);
   // Never throws on a deviation or CommError, since it runs in destructors; acquire() reports them.
   // THROWS std::logic_error when the unit is not held.
@@ -101,6 +107,7 @@ class ShardedGradients {
  public:
   // Units without gaps: who writes one, writes all its elements.
   ShardedGradients(Collectives& group, std::vector<int64_t> unit_counts, at::Device device);
+  // `device` other than the CPU: the group must serve device memory (device_group.h).
   // The units of `layout`, with the gaps between their groups. `node`, when set, has the ranks of
   // `group` and they share a host: the buffers lie in shared memory, and every rank adds its part
   // up where the others have written it; nothing is sent. COLLECTIVE then. Host memory only then.
@@ -114,12 +121,12 @@ class ShardedGradients {
   // The unit's buffer. With one rank it is the shard itself, to be added to once it has been
   // written since zero(). With several it is to be written, always: earlier sums are in the shard.
   // At most two units at once, a unit once; it may be acquired again after its release
-  // (micro-batches, a tied embedding). COLLECTIVE. BLOCKS host when all buffers are under way.
-  // THROWS std::logic_error, CommError.
+  // (micro-batches, a tied embedding). COLLECTIVE. BLOCKS host (on a device the compute stream)
+  // when all buffers are under way. THROWS std::logic_error, CommError.
   GradientBuffer acquire(int unit);
   void release(int unit);
   // All outstanding reductions are in the shards; those of units that nobody has released since
-  // zero() are zero. BLOCKS host. COLLECTIVE.
+  // zero() are zero. BLOCKS host (on a device the compute stream). COLLECTIVE.
   void finish();
 
   at::Tensor& shard(int unit);  // [shard_count], fp32; valid after finish()

@@ -3,6 +3,7 @@
 // ShardedUnits and ShardedGradients decide with the same functions: plan and run cannot differ.
 #pragma once
 
+#include <c10/core/Device.h>
 #include <c10/core/ScalarType.h>
 
 #include <cstdint>
@@ -42,6 +43,9 @@ struct ShardedUnitsOptions {
   // Node-shared when set: the communicator in which the block is made. REQUIRES the ranks of the
   // group, in the same order, all on one host. Used by the constructor only.
   const Communicator* node = nullptr;
+  // Where shards and gathered units lie; of no consequence for a plan. Other than the CPU: the
+  // group must serve device memory (device_group.h) and node must be null.
+  at::Device device = at::kCPU;
 };
 
 // Where the gathered units of one rank lie.

@@ -49,11 +49,13 @@ void end_in_any_case() {
 }  // namespace
 
 Watchdog::Watchdog(MpiCommunicator comm, std::vector<RankName> names,
-                   std::shared_ptr<CallLog> calls, const WatchOptions& options)
+                   std::shared_ptr<CallLog> calls, std::shared_ptr<DeviceRegistry> devices,
+                   const WatchOptions& options)
     : options_(options),
       period_s_(period_of(options)),
       names_(std::move(names)),
       calls_(std::move(calls)),
+      devices_(std::move(devices)),
       end_of_run_(calls_->add_group("end of the run", all_ranks(names_.size()))),
       exceptions_before_(std::uncaught_exceptions()),
       channel_(std::move(comm)),
@@ -176,6 +178,7 @@ void Watchdog::announce(const std::string& verdict) {
         if (message->kind == WatchMessage::kWritten) --num_writing;
       std::this_thread::sleep_for(kEndingLook);
     }
+    devices_->abort_all();
   } catch (const std::exception& error) {
     log::error(error.what());
   }
@@ -188,6 +191,7 @@ void Watchdog::obey(const std::string& verdict, int leader) {
   try {
     write_file(verdict);
     channel_.send(leader, WatchMessage::kWritten, "");
+    devices_->abort_all();
     const auto begin = steady_clock::now();
     while (steady_clock::now() - begin < std::chrono::duration<double>(kEnding_s)) {
       channel_.receive();

@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "dist/call_log.h"
+#include "dist/device_registry.h"
 #include "dist/verdict.h"
 #include "dist/wait_timer.h"
 #include "dist/watch_channel.h"
@@ -40,9 +41,10 @@ struct WatchOptions {
 
 class Watchdog {
  public:
-  // `comm`: a communicator of its own, with all ranks of the world; `names` of all of them.
+  // `comm`: a communicator of its own, with all ranks of the world; `names` of all of them. What
+  // the `devices` do is aborted before the process ends.
   Watchdog(MpiCommunicator comm, std::vector<RankName> names, std::shared_ptr<CallLog> calls,
-           const WatchOptions& options);
+           std::shared_ptr<DeviceRegistry> devices, const WatchOptions& options);
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;
   // COLLECTIVE, unless an exception is in flight. BLOCKS host until every rank has come: the last
@@ -75,6 +77,7 @@ class Watchdog {
   const double period_s_;
   const std::vector<RankName> names_;
   const std::shared_ptr<CallLog> calls_;
+  const std::shared_ptr<DeviceRegistry> devices_;
   const std::shared_ptr<CallGroup> end_of_run_;
   const int exceptions_before_;  // in flight when this was made
   WatchChannel channel_;

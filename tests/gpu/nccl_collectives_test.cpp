@@ -1,74 +1,106 @@
-// NCCL's collectives on one device with one rank: the calls, the streams, the life of the
-// communicator. Skips where there is no device; it is compiled and linked wherever NCCL is.
-#include <cuda_runtime_api.h>
+// Device groups on a device: the real streams, events and NCCL. One process, so that it runs with
+// one device: NCCL with a group of one rank, and the copies of a group that needs no NCCL. Skips
+// where there is no device; it is compiled and linked wherever NCCL is.
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <memory>
 #include <vector>
 
 #include "dist/communicator.h"
+#include "dist/device_group.h"
 #include "dist/nccl_collectives.h"
+#include "dist/nccl_library.h"
+#include "support/device_array.h"
 
 namespace vax::dist {
 namespace {
 
-// Device memory of floats. Move-free on purpose: it lives in one test.
-class DeviceFloats {
- public:
-  explicit DeviceFloats(const std::vector<float>& values) : count_(values.size()) {
-    EXPECT_EQ(cudaMalloc(&data_, bytes()), cudaSuccess);
-    EXPECT_EQ(cudaMemcpy(data_, values.data(), bytes(), cudaMemcpyHostToDevice), cudaSuccess);
-  }
-  DeviceFloats(const DeviceFloats&) = delete;
-  DeviceFloats& operator=(const DeviceFloats&) = delete;
-  ~DeviceFloats() { cudaFree(data_); }
+using std::chrono::milliseconds;
+using vax::testing::ComputeStream;
+using vax::testing::DeviceArray;
 
-  void* data() { return data_; }
-  std::vector<float> host() const {
-    std::vector<float> values(count_);
-    EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
-    EXPECT_EQ(cudaMemcpy(values.data(), data_, bytes(), cudaMemcpyDeviceToHost), cudaSuccess);
-    return values;
-  }
+using MakeGroup = std::unique_ptr<Collectives> (*)(const Communicator&, const DeviceContext&);
 
- private:
-  size_t bytes() const { return count_ * sizeof(float); }
-  size_t count_;
-  void* data_ = nullptr;
-};
+std::unique_ptr<Collectives> make_nccl(const Communicator& world, const DeviceContext& device) {
+  return make_nccl_collectives(world, device, "tested");
+}
+std::unique_ptr<Collectives> make_self(const Communicator& world, const DeviceContext& device) {
+  return make_device_collectives(world, device, "tested");
+}
 
-class NcclCollectives : public ::testing::Test {
+class DeviceGroup : public ::testing::TestWithParam<MakeGroup> {
  protected:
   void SetUp() override {
     int num_devices = 0;
     if (cudaGetDeviceCount(&num_devices) != cudaSuccess || num_devices == 0)
       GTEST_SKIP() << "no CUDA device";
-    group_ = make_nccl_collectives(Communicator::world(), 0);
+    stream_ = std::make_unique<ComputeStream>();
+    group_ = GetParam()(world_, stream_->context());
   }
+  // Made by the stream some time after this call.
+  DeviceArray<float> late(const std::vector<float>& values) {
+    stream_->pause(milliseconds(5));
+    return DeviceArray<float>(*stream_, values);
+  }
+
+  const Communicator world_ = Communicator::world();
+  std::unique_ptr<ComputeStream> stream_;
   std::unique_ptr<Collectives> group_;
   const std::vector<float> values_ = {1, 2, 3, 4, 5};
+  const std::vector<float> zeros_ = {0, 0, 0, 0, 0};
 };
+INSTANTIATE_TEST_SUITE_P(, DeviceGroup, ::testing::Values(&make_nccl, &make_self),
+                         [](const auto& maker) {
+                           return maker.param == &make_nccl ? std::string("Nccl")
+                                                            : std::string("Self");
+                         });
 
-TEST_F(NcclCollectives, AllGatherCopies) {
-  DeviceFloats send(values_), recv(std::vector<float>(5, 0));
+TEST_P(DeviceGroup, AllGatherCopies) {
+  const auto send = late(values_), recv = late(zeros_);
   group_->all_gather(send.data(), recv.data(), 5, DataType::kFloat32).wait();
-  EXPECT_EQ(recv.host(), values_);
+  EXPECT_EQ(recv.values(), values_);
 }
 
-TEST_F(NcclCollectives, ReduceScatterAndAllReduceOfOneRankAreTheInput) {
-  DeviceFloats send(values_), recv(std::vector<float>(5, 0));
+TEST_P(DeviceGroup, ReductionsOfOneRankAreTheInput) {
+  const auto send = late(values_), recv = late(zeros_);
   group_->reduce_scatter(send.data(), recv.data(), 5, DataType::kFloat32, ReduceOp::kSum).wait();
-  EXPECT_EQ(recv.host(), values_);
   group_->all_reduce(recv.data(), 5, DataType::kFloat32, ReduceOp::kSum).wait();
-  EXPECT_EQ(recv.host(), values_);
+  EXPECT_EQ(recv.values(), values_);
 }
 
-TEST_F(NcclCollectives, BroadcastAndBarrier) {
-  DeviceFloats data(values_);
+TEST_P(DeviceGroup, BroadcastBarrierAndSynchronize) {
+  const auto data = late(values_);
   group_->broadcast(data.data(), 5, DataType::kFloat32, 0).wait();
   group_->barrier();
-  EXPECT_EQ(data.host(), values_);
-  EXPECT_EQ(group_->name(), "nccl");
+  synchronize(world_, stream_->context());
+  EXPECT_EQ(data.values(), values_);
 }
+
+TEST_P(DeviceGroup, TestTellsTheEnd) {
+  const auto send = late(values_), recv = late(zeros_);
+  Work work = group_->all_gather(send.data(), recv.data(), 5, DataType::kFloat32);
+  while (!work.test()) std::this_thread::sleep_for(milliseconds(1));
+  EXPECT_FALSE(work.pending());
+  EXPECT_EQ(recv.values(), values_);
+}
+
+// Memory of the group, given back while both streams still use it.
+TEST_P(DeviceGroup, OwnMemoryServesAndOutlivesTheGroup) {
+  std::shared_ptr<void> memory = group_->allocate(5 * sizeof(float));
+  if (!memory) memory = vax::testing::device_memory(5 * sizeof(float));
+  const auto send = late(values_), recv = late(zeros_);
+  group_->all_gather(send.data(), memory.get(), 5, DataType::kFloat32).wait();
+  ASSERT_EQ(cudaMemcpyAsync(recv.data(), memory.get(), 5 * sizeof(float), cudaMemcpyDeviceToDevice,
+                            stream_->get()),
+            cudaSuccess);
+  group_.reset();
+  memory.reset();
+  EXPECT_EQ(recv.values(), values_);
+}
+
+// Without a device, too.
+TEST(NcclLibrary, IsOneAndNewEnough) { EXPECT_NO_THROW(check_nccl_library()); }
 
 }  // namespace
 }  // namespace vax::dist
