@@ -57,7 +57,8 @@ void check_against_model(const Options& options) {
   if (options.train.method != "vaccine") return;
   const model::LlamaConfig config =
       model::read_llama_config(fs::path(options.model.path) / "config.json");
-  vaccine::Perturbation(options.vaccine, static_cast<int>(config.num_layers));
+  vaccine::Perturbation(options.vaccine, static_cast<int>(config.num_layers),
+                        {.width = config.hidden_size});
 }
 
 io::StartRecord start_record(const Options& options, int world_size, const data::Dataset& dataset,
@@ -121,7 +122,8 @@ train::MemoryParts planned_memory(const Session& session, dist::Collectives& wor
                                   const vaccine::DriftMeter& meter) {
   const int num_ranks = session.world.size();
   const train::Layout layout{.num_ranks = num_ranks,
-                             .ranks_per_node = session.environment.local_size()};
+                             .ranks_per_node = session.environment.local_size(),
+                             .on_device = session.device.context.has_value()};
   train::MemoryParts parts =
       plan_run(options, state.plan(), layout, workload_of(dataset, options, num_ranks)).memory;
   parts.drift = meter.reference_bytes(state.llama());

@@ -39,12 +39,14 @@ data::Tokenizer load_tokenizer(const Options& options) {
 }
 
 train::Mesh make_mesh(const Session& session, bool probe_is_trainable) {
+  const auto& context = session.device.context;
   return train::make_mesh(session.world, session.world.split_by_node(), session.options.shard,
-                          probe_is_trainable);
+                          probe_is_trainable, context ? &*context : nullptr);
 }
 
 std::unique_ptr<train::ModelState> load_model(const Session& session, train::Mesh& mesh,
-                                              const train::ModelRequest& request) {
+                                              train::ModelRequest request) {
+  request.device = session.device.device;
   std::unique_ptr<train::ModelState> state;
   together(session.world, [&] { state = std::make_unique<train::ModelState>(request); });
   state->allocate(mesh);

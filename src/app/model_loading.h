@@ -22,7 +22,7 @@ train::Mesh make_mesh(const Session& session, bool probe_is_trainable);
 
 // Loads on every rank, failing together. COLLECTIVE.
 std::unique_ptr<train::ModelState> load_model(const Session& session, train::Mesh& mesh,
-                                              const train::ModelRequest& request);
+                                              train::ModelRequest request);
 
 // The first drift.samples rows of drift.path in file order, in batches of drift.batch.
 std::vector<PackedBatch> drift_batches(const Options& options, const data::Tokenizer& tokenizer);

@@ -8,11 +8,14 @@
 #include <map>
 #include <thread>
 
+#include "app/compute_device.h"
 #include "app/help.h"
 #include "app/resolve.h"
 #include "app/resolved_config.h"
 #include "app/validate.h"
 #include "base/error.h"
+#include "base/log.h"
+#include "ops/device/runtime.h"
 #include "train/checkpointer.h"
 #include "train/tensor_memory.h"
 #include "train/trainer.h"
@@ -32,13 +35,6 @@ void set_threads(const Options& options, const dist::Environment& environment) {
   const auto cores = static_cast<int64_t>(std::max(1U, std::thread::hardware_concurrency()));
   const int64_t share = std::max<int64_t>(1, cores / environment.local_size());
   at::set_num_threads(static_cast<int>(options.runtime.threads.value_or(share)));
-}
-
-void check_device(const Options& options) {
-  if (options.runtime.device == "cuda")
-    throw ConfigError(
-        "runtime.device: expected auto or cpu (this program was built without CUDA), "
-        "found cuda");
 }
 
 // Ranks that were started with different options would part ways in the middle of a collective.
@@ -103,7 +99,7 @@ ExitCode run_program(int argc, const char* const* argv, const dist::Environment&
   together(start, [&] {
     command_line = parse(argc, argv);
     resolve(command_line);
-    check_device(command_line.options);
+    choose_device(command_line.options);
     check_world_size(command_line.options, environment.world_size());
     check_paths(command_line.options);
   });
@@ -116,7 +112,11 @@ ExitCode run_program(int argc, const char* const* argv, const dist::Environment&
       {.progress =
            options.runtime.progress == "thread" ? dist::Progress::kThread : dist::Progress::kPoll,
        .timeout_s = options.runtime.timeout_s});
-  const Session session{command_line, options, environment, world};
+  ComputeDevice device;
+  together(world, [&] { device = select_device(options, environment.local_rank()); });
+  if (world.rank() == 0 && device.context)
+    log::info(cat("computing on ", ops::device::name(device.context->index)));
+  const Session session{command_line, options, environment, world, device};
   try {
     return commands().at(options.subcommand)(session);
   } catch (const train::DivergenceError& e) {

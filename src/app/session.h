@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "app/compute_device.h"
 #include "app/options.h"
 #include "base/options.h"
 #include "dist/communicator.h"
@@ -35,6 +36,7 @@ struct Session {
   const Options& options;  // resolved
   const dist::Environment& environment;
   const dist::Communicator& world;
+  const ComputeDevice& device;
 
   bool is_root() const { return world.rank() == 0; }
 };

@@ -26,12 +26,30 @@ void run_branches(const AdaptedLinear& layer, const UnitTensors& weights,
   }
 }
 
+int unit_of(const BlockContext& context) { return context.layer + 1; }
+
+void forward_product(const AdaptedLinear& layer, const UnitTensors& weights,
+                     const BlockContext& context, const at::Tensor& x_TI, at::Tensor& y_TO) {
+  const at::Tensor& w_OI = weights[layer.weight];
+  if (context.fp8 == nullptr) return ops::linear_forward(x_TI, w_OI, weights[layer.bias], y_TO);
+  ops::fp8_linear_forward(x_TI, context.fp8->forward(unit_of(context), layer.weight, w_OI),
+                          weights[layer.bias], y_TO);
+}
+
+void backward_product(const AdaptedLinear& layer, const UnitTensors& weights,
+                      const BlockContext& context, const at::Tensor& dy_TO, at::Tensor& dx_TI) {
+  const at::Tensor& w_OI = weights[layer.weight];
+  if (context.fp8 == nullptr) return ops::linear_backward_input(dy_TO, w_OI, dx_TI, false);
+  ops::fp8_linear_backward_input(dy_TO, context.fp8->backward(unit_of(context), layer.weight, w_OI),
+                                 dx_TI);
+}
+
 }  // namespace
 
 void adapted_forward(const AdaptedLinear& layer, const UnitTensors& weights,
                      const BlockContext& context, const at::Tensor& x_TI, at::Tensor& y_TO,
                      std::span<at::Tensor> u) {
-  ops::linear_forward(x_TI, weights[layer.weight], weights[layer.bias], y_TO);
+  forward_product(layer, weights, context, x_TI, y_TO);
   run_branches(layer, weights, context, x_TI, y_TO, u);
 }
 
@@ -45,7 +63,7 @@ void adapted_backward(const AdaptedLinear& layer, const UnitTensors& weights,
                       UnitGradients* gradients, const BlockContext& context,
                       const at::Tensor& dy_TO, const at::Tensor& x_TI,
                       std::span<const at::Tensor> u, at::Tensor& dx_TI) {
-  if (dx_TI.defined()) ops::linear_backward_input(dy_TO, weights[layer.weight], dx_TI, false);
+  if (dx_TI.defined()) backward_product(layer, weights, context, dy_TO, dx_TI);
   if (gradients != nullptr) {
     UnitTensors& d = gradients->tensors;
     if (d[layer.weight].defined())

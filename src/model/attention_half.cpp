@@ -52,6 +52,10 @@ at::Tensor project_out(const BlockContext& context, const UnitTensors& weights,
   return e_TD;
 }
 
+std::span<const int32_t> span_of(const at::Tensor& values) {
+  return {values.const_data_ptr<int32_t>(), static_cast<size_t>(values.numel())};
+}
+
 }  // namespace
 
 at::Tensor attention_forward(const BlockContext& context, const UnitTensors& weights,
@@ -60,7 +64,7 @@ at::Tensor attention_forward(const BlockContext& context, const UnitTensors& wei
   project_qkv(context, weights, x_TD, saved);
   saved.o_TC = at::empty({x_TD.size(0), dims.query_width()}, saved.qkv_TC.options());
   saved.lse_TH = at::empty({x_TD.size(0), dims.attention.num_heads}, saved.rstd_T.options());
-  ops::attention_forward(saved.qkv_TC, dims.attention, context.offsets, saved.o_TC, saved.lse_TH);
+  ops::attention_forward(saved.qkv_TC, dims.attention, context.sequences, saved.o_TC, saved.lse_TH);
   return project_out(context, weights, saved);
 }
 
@@ -73,20 +77,19 @@ KeyValues split_key_values(const BlockDims& dims, const at::Tensor& qkv_TC) {
 }
 
 at::Tensor attention_decode_forward(const BlockContext& context, const UnitTensors& weights,
-                                    const at::Tensor& x_BD, std::span<const int32_t> slots,
-                                    std::span<const int32_t> lengths, KeyValues& cache) {
+                                    const at::Tensor& x_BD, const CachePlaces& places,
+                                    KeyValues& cache) {
   const BlockDims& dims = context.dims;
   AttentionSaved saved;
   project_qkv(context, weights, x_BD, saved);
   const KeyValues key_values = split_key_values(dims, saved.qkv_TC);
-  for (int64_t b = 0; b < x_BD.size(0); ++b) {
-    const auto i = static_cast<size_t>(b);
-    cache.k[slots[i]][lengths[i] - 1].copy_(key_values.k[b]);
-    cache.v[slots[i]][lengths[i] - 1].copy_(key_values.v[b]);
-  }
+  const c10::List<std::optional<at::Tensor>> own({places.slots_B, places.lengths_B - 1});
+  cache.k.index_put_(own, key_values.k);
+  cache.v.index_put_(own, key_values.v);
   saved.o_TC = at::empty({x_BD.size(0), dims.query_width()}, saved.qkv_TC.options());
-  ops::attention_decode(saved.qkv_TC.narrow(1, 0, dims.query_width()), cache.k, cache.v, slots,
-                        lengths, dims.attention, saved.o_TC);
+  ops::attention_decode(saved.qkv_TC.narrow(1, 0, dims.query_width()), cache.k, cache.v,
+                        span_of(places.slots_B), span_of(places.lengths_B), dims.attention,
+                        saved.o_TC);
   return project_out(context, weights, saved);
 }
 
@@ -105,7 +108,7 @@ void attention_backward(const BlockContext& context, const UnitTensors& weights,
 
   at::Tensor dqkv_TC = at::empty_like(saved.qkv_TC);
   ops::attention_backward(do_TC, saved.qkv_TC, saved.o_TC, saved.lse_TH, dims.attention,
-                          context.offsets, dqkv_TC);
+                          context.sequences, dqkv_TC);
   at::Tensor dheads = rotated_heads(dims, dqkv_TC);
   ops::rotary_backward(dheads, context.cos_PK, context.sin_PK, context.positions_T);
 

@@ -7,8 +7,6 @@
 #include <ATen/core/Tensor.h>
 
 #include <array>
-#include <cstdint>
-#include <span>
 
 #include "model/block.h"
 #include "model/weights.h"
@@ -44,11 +42,16 @@ struct KeyValues {
 // Views of a saved qkv matrix: what a cache takes from a forward over whole prompts.
 KeyValues split_key_values(const BlockDims& dims, const at::Tensor& qkv_TC);
 
+// Which tokens of a cache a new one attends to: int32 [B] each, on the model's device.
+struct CachePlaces {
+  at::Tensor slots_B, lengths_B;
+};
+
 // The same e for one new token per sequence, from a cache. Token b is the last of the lengths[b]
 // tokens of slot slots[b]: its key and value are put at position lengths[b] - 1 there; those before
 // must be there already. Slots are distinct. Nothing is saved.
 at::Tensor attention_decode_forward(const BlockContext& context, const UnitTensors& weights,
-                                    const at::Tensor& x_BD, std::span<const int32_t> slots,
-                                    std::span<const int32_t> lengths, KeyValues& cache);
+                                    const at::Tensor& x_BD, const CachePlaces& places,
+                                    KeyValues& cache);
 
 }  // namespace vax::model

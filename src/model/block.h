@@ -5,8 +5,8 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
-#include <span>
 
+#include "model/fp8_weights.h"
 #include "model/lora.h"
 #include "ops/attention.h"
 #include "ops/dropout.h"
@@ -31,11 +31,12 @@ struct BlockDims {
 struct BlockContext {
   const BlockDims& dims;
   int layer;
-  std::span<const int32_t> offsets;  // of the packed sequences
-  at::Tensor positions_T;            // int32
+  ops::SequenceOffsets sequences;
+  at::Tensor positions_T;  // int32
   const at::Tensor& cos_PK;
   const at::Tensor& sin_PK;
-  ops::DropoutKey dropout;  // site is set per projection
+  ops::DropoutKey dropout;    // site is set per projection
+  Fp8Weights* fp8 = nullptr;  // the products of linear layers are made in fp8; null: they are not
 
   ops::DropoutKey dropout_of(Projection projection) const {
     ops::DropoutKey key = dropout;

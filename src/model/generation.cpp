@@ -76,6 +76,8 @@ GreedyGeneration::GreedyGeneration(const Llama& llama, WeightSource& weights, Pr
       num_ids_(llama.config().vocab_size),
       answers_(prompts.size()) {
   const LlamaConfig& config = llama.config();
+  const at::TensorOptions options_of_cache =
+      at::TensorOptions(llama.compute_dtype()).device(llama.device());
   check_prompts(prompts, config);
   if (options.num_ids > 0) num_ids_ = std::min(num_ids_, options.num_ids);
   int64_t longest = 0;
@@ -89,8 +91,8 @@ GreedyGeneration::GreedyGeneration(const Llama& llama, WeightSource& weights, Pr
   const std::vector<int64_t> shape = {narrow<int64_t>(prompts.size()), capacity,
                                       config.num_kv_heads, config.head_dim};
   for (int layer = 0; layer < llama.num_layers(); ++layer)
-    cache_.push_back({.k = at::empty(shape, llama.compute_dtype()),
-                      .v = at::empty(shape, llama.compute_dtype())});
+    cache_.push_back(
+        {.k = at::empty(shape, options_of_cache), .v = at::empty(shape, options_of_cache)});
 }
 
 std::vector<std::vector<int64_t>> GreedyGeneration::run() {
@@ -106,11 +108,13 @@ bool GreedyGeneration::any_active() const {
 at::Tensor GreedyGeneration::run_blocks(const PackedBatch& batch, const Attention& attention) {
   const PassOptions no_dropout;
   if (options_.begin_pass) options_.begin_pass();
-  at::Tensor x_TD = llama_.embed(batch, weights_);
+  check_batch(batch, llama_.config());
+  const PlacedBatch placed(batch, llama_.device());
+  at::Tensor x_TD = llama_.embed(placed.view(), weights_);
   for (int layer = 0; layer < llama_.num_layers(); ++layer) {
     const HeldWeights held(weights_, layer + 1);
     if (batch.empty()) continue;
-    const BlockContext context = llama_.make_context(batch, layer, no_dropout);
+    const BlockContext context = llama_.make_context(placed.view(), layer, no_dropout);
     x_TD.add_(attention(context, held.all(), x_TD, cache_[static_cast<size_t>(layer)]));
     MlpSaved unused;
     x_TD.add_(mlp_forward(context, held.all(), x_TD, unused));
@@ -137,7 +141,7 @@ void GreedyGeneration::read_prompts() {
   const at::Tensor x_TD = run_blocks(batch, attention);
   std::vector<int64_t> last_rows;
   for (size_t s = 0; s < prompts_.size(); ++s) last_rows.push_back(batch.offsets[s + 1] - 1);
-  choose_ids(x_TD.index_select(0, at::tensor(last_rows, at::kLong)));
+  choose_ids(x_TD.index_select(0, at::tensor(last_rows, at::kLong).to(llama_.device())));
 }
 
 void GreedyGeneration::add_tokens() {
@@ -149,9 +153,11 @@ void GreedyGeneration::add_tokens() {
     append_sequence(batch, {&answers_[s].back(), 1}, length - 1);
     lengths.push_back(narrow<int32_t>(length));
   }
+  const CachePlaces places{.slots_B = at::tensor(active_, at::kInt).to(llama_.device()),
+                           .lengths_B = at::tensor(lengths, at::kInt).to(llama_.device())};
   choose_ids(run_blocks(batch, [&](const BlockContext& context, const UnitTensors& weights,
                                    const at::Tensor& x_BD, KeyValues& cache) {
-    return attention_decode_forward(context, weights, x_BD, active_, lengths, cache);
+    return attention_decode_forward(context, weights, x_BD, places, cache);
   }));
 }
 
@@ -159,7 +165,8 @@ void GreedyGeneration::choose_ids(const at::Tensor& x_ND) {
   const at::Tensor logits_NV = llama_.logits(x_ND, weights_);
   std::vector<int32_t> still_active;
   if (!active_.empty()) {
-    const auto [largest_N, ids_N] = logits_NV.narrow(1, 0, num_ids_).max(1);
+    const auto [largest, ids] = logits_NV.narrow(1, 0, num_ids_).max(1);
+    const at::Tensor largest_N = largest.cpu(), ids_N = ids.cpu();
     for (size_t n = 0; n < active_.size(); ++n) {
       const int32_t sequence = active_[n];
       // The largest of a row that holds a NaN is NaN.

@@ -16,26 +16,25 @@
 namespace vax::model {
 namespace {
 
-void check_positions(const PackedBatch& batch, const LlamaConfig& config) {
-  for (size_t s = 1; s < batch.offsets.size(); ++s)
-    if (batch.offsets[s] - batch.offsets[s - 1] > config.max_position_embeddings)
-      throw ConfigError(cat("a sequence of ", batch.offsets[s] - batch.offsets[s - 1],
-                            " tokens is longer than the model's max_position_embeddings = ",
-                            config.max_position_embeddings, ": lower data.max_length"));
+at::Tensor borrow(std::span<const int64_t> values, at::Device device) {
+  return at::from_blob(const_cast<int64_t*>(values.data()), {std::ssize(values)},
+                       at::TensorOptions(at::kLong).device(device));
 }
 
-at::Tensor borrow_int64(const std::vector<int64_t>& values) {
-  return at::from_blob(const_cast<int64_t*>(values.data()), {narrow<int64_t>(values.size())},
-                       at::kLong);
+at::Tensor borrow(std::span<const int32_t> values, at::Device device) {
+  return at::from_blob(const_cast<int32_t*>(values.data()), {std::ssize(values)},
+                       at::TensorOptions(at::kInt).device(device));
 }
 
 }  // namespace
 
-Llama::Llama(LlamaConfig config, LoraSpec lora, bool train_base, at::ScalarType compute_dtype)
+Llama::Llama(LlamaConfig config, LoraSpec lora, bool train_base, at::ScalarType compute_dtype,
+             at::Device device)
     : config_(std::move(config)),
       lora_(lora),
       train_base_(train_base),
       compute_dtype_(compute_dtype),
+      device_(device),
       frozen_(base_layout(config_)),
       trainable_(lora_layout(config_, lora_)) {
   VAX_CHECK(!(train_base && lora.enabled()), "full-parameter training has no adapter");
@@ -54,30 +53,56 @@ Llama::Llama(LlamaConfig config, LoraSpec lora, bool train_base, at::ScalarType 
   const at::Tensor angles_PK =
       at::arange(config_.max_position_embeddings, at::kFloat).unsqueeze(1) *
       at::tensor(frequencies, at::kFloat).unsqueeze(0);
-  cos_PK_ = angles_PK.cos();
-  sin_PK_ = angles_PK.sin();
+  cos_PK_ = angles_PK.cos().to(device_);
+  sin_PK_ = angles_PK.sin().to(device_);
 }
 
-BlockContext Llama::make_context(const PackedBatch& batch, int layer,
+std::array<Llama::LinearSize, 4> Llama::linear_sizes() const {
+  const int64_t hidden = config_.hidden_size, ffn = config_.intermediate_size;
+  return {LinearSize{hidden, dims_.qkv_width()},
+          {dims_.query_width(), hidden},
+          {hidden, 2 * ffn},
+          {ffn, hidden}};
+}
+
+void Llama::use_fp8(bool keep) {
+  VAX_CHECK(compute_dtype_ == at::kBFloat16, "fp8 products of ", compute_dtype_);
+  for (const auto& [in, out] : linear_sizes())
+    if (!ops::fp8_supports(in, out))
+      throw ConfigError(
+          cat("vaccine.probe_dtype fp8: expected linear layers with sizes that are "
+              "multiples of 16, found ",
+              in, " to ", out));
+  fp8_ = std::make_unique<Fp8Weights>(keep);
+}
+
+int64_t Llama::planned_fp8_bytes() const {
+  int64_t of_block = 0;
+  for (const auto& [in, out] : linear_sizes()) of_block += Fp8Weights::bytes_of(out, in);
+  return num_layers() * of_block;
+}
+
+BlockContext Llama::make_context(const BatchView& batch, int layer,
                                  const PassOptions& options) const {
-  const at::Tensor positions_T =
-      at::from_blob(const_cast<int32_t*>(batch.positions.data()), {batch.num_tokens()}, at::kInt);
   return {.dims = dims_,
           .layer = layer,
-          .offsets = batch.offsets,
-          .positions_T = positions_T,
+          .sequences = batch.sequences,
+          .positions_T = borrow(batch.positions, device_),
           .cos_PK = cos_PK_,
           .sin_PK = sin_PK_,
           .dropout = {.p = options.dropout,
                       .seed = options.seed,
                       .stream = options.dropout_stream,
                       .rows = batch.rows,
-                      .positions = batch.positions}};
+                      .positions = batch.positions,
+                      .device_key = options.dropout_key},
+          .fp8 = fp8_.get()};
 }
 
-at::Tensor Llama::embed(const PackedBatch& batch, WeightSource& weights) const {
+at::Tensor Llama::embed(const BatchView& batch, WeightSource& weights) const {
   const HeldWeights held(weights, 0);
-  at::Tensor x_TD = at::empty({batch.num_tokens(), config_.hidden_size}, at::kFloat);
+  at::Tensor x_TD = at::empty({batch.num_tokens(), config_.hidden_size},
+                              at::TensorOptions(at::kFloat).device(device_));
   ops::embedding_forward(batch.ids, held[kEmbedding], x_TD);
   return x_TD;
 }
@@ -106,14 +131,17 @@ at::Tensor Llama::run_block(int layer, at::Tensor x_TD, const HeldWeights& weigh
   return out_TD;
 }
 
-double Llama::run_head(const PackedBatch& batch, const at::Tensor& x_TD, WeightSource& weights,
-                       GradientSink* gradients, double loss_scale, at::Tensor* grad_TD) const {
+void Llama::run_head(const BatchView& batch, const at::Tensor& x_TD, WeightSource& weights,
+                     GradientSink* gradients, const PassOptions& options, at::Tensor& loss_sum,
+                     at::Tensor* grad_TD) const {
   const HeldWeights head(weights, head_unit());
   std::optional<HeldWeights> tied;
   if (config_.tie_word_embeddings) tied.emplace(weights, 0);
   const at::Tensor& w_VD = tied ? (*tied)[kEmbedding] : head[kHead];
 
-  const at::Tensor label_rows = borrow_int64(batch.label_positions);
+  const at::Tensor label_rows = borrow(batch.label_positions, device_);
+  const at::Tensor loss_scale =
+      options.loss_scale.defined() ? options.loss_scale : at::ones({}, loss_sum.options());
   const at::Tensor x_ND = x_TD.index_select(0, label_rows);
   at::Tensor normed_ND = at::empty(x_ND.sizes(), x_ND.options().dtype(compute_dtype_));
   at::Tensor rstd_N = at::empty({x_ND.size(0)}, x_ND.options());
@@ -121,13 +149,13 @@ double Llama::run_head(const PackedBatch& batch, const at::Tensor& x_TD, WeightS
 
   at::Tensor dnormed_ND, dw_VD, dnorm_D;
   if (grad_TD == nullptr)
-    return ops::head_loss(normed_ND, w_VD, batch.targets, loss_scale, dnormed_ND, dw_VD);
+    return ops::head_loss(normed_ND, w_VD, batch.targets, loss_scale, loss_sum, dnormed_ND, dw_VD);
 
   HeldGradients weight_gradients(gradients, tied ? 0 : head_unit());
   dnormed_ND = at::empty_like(normed_ND);
   dw_VD = weight_gradients.of(tied ? kEmbedding : kHead);
-  const double loss_sum = ops::head_loss(normed_ND, w_VD, batch.targets, loss_scale, dnormed_ND,
-                                         dw_VD, weight_gradients.accumulate());
+  ops::head_loss(normed_ND, w_VD, batch.targets, loss_scale, loss_sum, dnormed_ND, dw_VD,
+                 weight_gradients.accumulate());
   std::optional<HeldGradients> norm_gradients;
   if (tied) {
     weight_gradients.release();
@@ -139,12 +167,11 @@ double Llama::run_head(const PackedBatch& batch, const at::Tensor& x_TD, WeightS
   ops::rms_norm_backward(dnormed_ND, x_ND, head[kFinalNorm], rstd_N, dx_ND, dnorm_D,
                          of_norm.accumulate());
   *grad_TD = at::zeros_like(x_TD).index_copy_(0, label_rows, dx_ND);
-  return loss_sum;
 }
 
-void Llama::backward_blocks(const PackedBatch& batch, WeightSource& weights,
-                            GradientSink* gradients, const PassOptions& options,
-                            std::vector<BlockSaved>& saved, at::Tensor& grad_TD) const {
+void Llama::backward_blocks(const BatchView& batch, WeightSource& weights, GradientSink* gradients,
+                            const PassOptions& options, std::vector<BlockSaved>& saved,
+                            at::Tensor& grad_TD) const {
   for (int layer = num_layers() - 1; layer >= 0; --layer) {
     const HeldWeights held(weights, layer + 1);
     HeldGradients sink(gradients, layer + 1);
@@ -168,9 +195,8 @@ void Llama::backward_blocks(const PackedBatch& batch, WeightSource& weights,
   }
 }
 
-double Llama::forward_backward(const PackedBatch& batch, WeightSource& weights,
-                               GradientSink* gradients, const PassOptions& options) const {
-  check_positions(batch, config_);
+void Llama::forward_backward(const BatchView& batch, WeightSource& weights, GradientSink* gradients,
+                             const PassOptions& options, at::Tensor& loss_sum) const {
   std::vector<BlockSaved> saved(static_cast<size_t>(num_layers()));
   at::Tensor x_TD = embed(batch, weights);
   for (int layer = 0; layer < num_layers(); ++layer) {
@@ -183,7 +209,7 @@ double Llama::forward_backward(const PackedBatch& batch, WeightSource& weights,
     if (options.recompute) block.x_TD = input_TD;
   }
   at::Tensor grad_TD;
-  const double loss_sum = run_head(batch, x_TD, weights, gradients, options.loss_scale, &grad_TD);
+  run_head(batch, x_TD, weights, gradients, options, loss_sum, &grad_TD);
   x_TD.reset();
   backward_blocks(batch, weights, gradients, options, saved, grad_TD);
   if (train_base_ && gradients != nullptr) {
@@ -191,20 +217,23 @@ double Llama::forward_backward(const PackedBatch& batch, WeightSource& weights,
     at::Tensor dw_VD = sink.of(kEmbedding);
     ops::embedding_backward(grad_TD, batch.ids, dw_VD, sink.accumulate());
   }
-  return loss_sum;
 }
 
 double Llama::forward(const PackedBatch& batch, WeightSource& weights,
                       const PassOptions& options) const {
-  check_positions(batch, config_);
-  at::Tensor x_TD = embed(batch, weights);
+  check_batch(batch, config_);
+  const PlacedBatch placed(batch, device_);
+  const BatchView& view = placed.view();
+  at::Tensor x_TD = embed(view, weights);
   for (int layer = 0; layer < num_layers(); ++layer) {
     const HeldWeights held(weights, layer + 1);
     if (batch.empty()) continue;
-    x_TD = run_block(layer, std::move(x_TD), held, make_context(batch, layer, options), options,
+    x_TD = run_block(layer, std::move(x_TD), held, make_context(view, layer, options), options,
                      nullptr);
   }
-  return run_head(batch, x_TD, weights, nullptr, options.loss_scale, nullptr);
+  at::Tensor loss_sum = at::zeros({}, at::TensorOptions(at::kDouble).device(device_));
+  run_head(view, x_TD, weights, nullptr, options, loss_sum, nullptr);
+  return loss_sum.item<double>();
 }
 
 std::vector<int> Llama::unit_uses(bool with_backward) const {

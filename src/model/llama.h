@@ -14,14 +14,18 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "base/flat_layout.h"
 #include "base/packed_batch.h"
 #include "model/attention_half.h"
+#include "model/batch_view.h"
+#include "model/fp8_weights.h"
 #include "model/llama_config.h"
 #include "model/lora.h"
 #include "model/mlp_half.h"
@@ -36,11 +40,14 @@ using ForwardBoundary = std::function<void(int layer, const at::Tensor& e_TD, at
 using BackwardBoundary = std::function<void(int layer, const at::Tensor& grad_TD)>;
 
 struct PassOptions {
-  double loss_scale = 1;  // factor on the sum of cross entropies: 1 / N of the global batch
-  double dropout = 0;     // of the LoRA branch's input
+  // Factor on the sum of cross entropies, 1 / N of the global batch: fp64, one element, on the
+  // model's device; undefined: 1.
+  at::Tensor loss_scale;
+  double dropout = 0;  // of the LoRA branch's input
   uint64_t seed = 0;
-  uint64_t dropout_stream = 0;  // ops::dropout_stream(step, pass)
-  bool recompute = false;       // keep only block inputs, run blocks forward again in the backward
+  uint64_t dropout_stream = 0;            // ops::dropout_stream(step, pass)
+  const uint32_t* dropout_key = nullptr;  // DropoutKey::device_key: instead of the two above
+  bool recompute = false;  // keep only block inputs, run blocks forward again in the backward
   bool stop_at_first_boundary = false;  // the backward ends with G of layer 0 (a probe)
   ForwardBoundary forward_boundary;     // may be empty
   BackwardBoundary backward_boundary;   // may be empty
@@ -56,11 +63,22 @@ struct BlockSaved {
 
 class Llama {
  public:
-  Llama(LlamaConfig config, LoraSpec lora, bool train_base, at::ScalarType compute_dtype);
+  // `device`: where the weights will be, and everything is computed.
+  Llama(LlamaConfig config, LoraSpec lora, bool train_base, at::ScalarType compute_dtype,
+        at::Device device = at::kCPU);
+
+  // Products of the blocks' linear layers are made in fp8 from here on, with copies of the weights
+  // that are kept where these stay as they are. Gradients of weights are not: for passes without
+  // them. REQUIRES bf16 and a device. THROWS ConfigError when a layer's size does not allow it.
+  void use_fp8(bool keep);
+  // Of the kept copies: now, and once all are made.
+  int64_t fp8_bytes() const { return fp8_ ? fp8_->num_bytes() : 0; }
+  int64_t planned_fp8_bytes() const;
 
   const LlamaConfig& config() const { return config_; }
   const LoraSpec& lora() const { return lora_; }
   at::ScalarType compute_dtype() const { return compute_dtype_; }
+  at::Device device() const { return device_; }
   int num_layers() const { return static_cast<int>(config_.num_layers); }
   int num_units() const { return num_layers() + 2; }
   int head_unit() const { return num_layers() + 1; }
@@ -70,25 +88,31 @@ class Llama {
   const FlatLayout& frozen_layout() const { return frozen_; }
   const FlatLayout& trainable_layout() const { return trainable_; }
 
-  // One micro-batch forward and backward. Returns the unscaled sum of cross entropies. `gradients`
-  // null: no weight gradient is computed (a probe). An empty batch acquires and releases the same
-  // units and computes nothing.
-  double forward_backward(const PackedBatch& batch, WeightSource& weights, GradientSink* gradients,
-                          const PassOptions& options) const;
-  // Forward only; the sum of cross entropies over the batch's labels.
+  // One micro-batch forward and backward; the host does not wait for the device. The unscaled sum
+  // of cross entropies is added to `loss_sum` (fp64, one element, on the device). `gradients` null:
+  // no weight gradient is computed (a probe). An empty batch acquires and releases the same units
+  // and computes nothing. REQUIRES check_batch().
+  void forward_backward(const BatchView& batch, WeightSource& weights, GradientSink* gradients,
+                        const PassOptions& options, at::Tensor& loss_sum) const;
+  // Forward only, of a batch on the host, which is checked first. Returns the sum of cross
+  // entropies over the batch's labels. BLOCKS host until the device has it.
   double forward(const PackedBatch& batch, WeightSource& weights, const PassOptions& options) const;
 
   // The order in which the functions above acquire units.
   std::vector<int> unit_uses(bool with_backward) const;
 
   // Parts, for generation and tests.
-  at::Tensor embed(const PackedBatch& batch, WeightSource& weights) const;  // [T, D] fp32
-  BlockContext make_context(const PackedBatch& batch, int layer, const PassOptions& options) const;
+  at::Tensor embed(const BatchView& batch, WeightSource& weights) const;  // [T, D] fp32
+  BlockContext make_context(const BatchView& batch, int layer, const PassOptions& options) const;
   // Logits of rows [N, D] of the last residual stream; fp32 [N, V].
   at::Tensor logits(const at::Tensor& x_ND, WeightSource& weights) const;
   const BlockDims& dims() const { return dims_; }
 
  private:
+  struct LinearSize {
+    int64_t in, out;
+  };
+  std::array<LinearSize, 4> linear_sizes() const;  // of a block
   // h [T, D] after the boundary.
   at::Tensor run_attention_half(int layer, const at::Tensor& x_TD, const HeldWeights& weights,
                                 const BlockContext& context, const PassOptions& options,
@@ -97,9 +121,11 @@ class Llama {
   at::Tensor run_block(int layer, at::Tensor x_TD, const HeldWeights& weights,
                        const BlockContext& context, const PassOptions& options,
                        BlockSaved* saved) const;
-  double run_head(const PackedBatch& batch, const at::Tensor& x_TD, WeightSource& weights,
-                  GradientSink* gradients, double loss_scale, at::Tensor* grad_TD) const;
-  void backward_blocks(const PackedBatch& batch, WeightSource& weights, GradientSink* gradients,
+  // `grad_TD` null: the loss alone.
+  void run_head(const BatchView& batch, const at::Tensor& x_TD, WeightSource& weights,
+                GradientSink* gradients, const PassOptions& options, at::Tensor& loss_sum,
+                at::Tensor* grad_TD) const;
+  void backward_blocks(const BatchView& batch, WeightSource& weights, GradientSink* gradients,
                        const PassOptions& options, std::vector<BlockSaved>& saved,
                        at::Tensor& grad_TD) const;
 
@@ -107,9 +133,11 @@ class Llama {
   LoraSpec lora_;
   bool train_base_;
   at::ScalarType compute_dtype_;
+  at::Device device_;
   FlatLayout frozen_, trainable_;
   BlockDims dims_;
   at::Tensor cos_PK_, sin_PK_;
+  std::unique_ptr<Fp8Weights> fp8_;  // null: products have the compute type
 };
 
 }  // namespace vax::model

@@ -11,6 +11,7 @@
 #include "base/narrow.h"
 #include "base/philox.h"
 #include "model/lora.h"
+#include "ops/device/runtime.h"
 
 namespace vax::train {
 namespace {
@@ -121,6 +122,27 @@ void BaseWeights::read(const FlatMember& member, int64_t first, at::Tensor desti
   destination.copy_(values);
 }
 
+namespace {
+
+using Fill = std::function<void(const FlatMember&, int64_t first, at::Tensor)>;
+
+// A stretch in the memory of a device is filled by way of host memory that the device reads fast.
+void fill_stretch(const Fill& fill, const FlatMember& member, int64_t first,
+                  const at::Tensor& stretch) {
+  if (stretch.device().is_cpu()) return fill(member, first, stretch);
+  constexpr int64_t kStagedElements = int64_t{16} << 20;
+  const int64_t count = stretch.numel();
+  const at::Tensor staging =
+      ops::device::pinned_empty({std::min(count, kStagedElements)}, stretch.scalar_type());
+  for (int64_t begin = 0; begin < count; begin += kStagedElements) {
+    const at::Tensor part = staging.narrow(0, 0, std::min(kStagedElements, count - begin));
+    fill(member, first + begin, part);
+    stretch.narrow(0, begin, part.numel()).copy_(part);
+  }
+}
+
+}  // namespace
+
 void fill_shards(Plane& plane,
                  const std::function<void(const FlatMember&, int64_t, at::Tensor)>& fill) {
   for (int unit = 0; unit < plane.num_layout_units(); ++unit) {
@@ -133,7 +155,8 @@ void fill_shards(Plane& plane,
         const int64_t begin = std::max(part.begin, member.offset);
         const int64_t end = std::min(part.end, member.offset + member.count);
         if (begin < end)
-          fill(member, begin - member.offset, shard.narrow(0, begin - part.begin, end - begin));
+          fill_stretch(fill, member, begin - member.offset,
+                       shard.narrow(0, begin - part.begin, end - begin));
       }
   }
 }

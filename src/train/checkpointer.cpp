@@ -11,6 +11,7 @@
 #include "base/signal_mask.h"
 #include "base/stopwatch.h"
 #include "io/checkpoint_directory.h"
+#include "ops/device/runtime.h"
 
 namespace vax::train {
 namespace {
@@ -176,11 +177,20 @@ std::string Checkpointer::prepare_directory() const {
   return "";
 }
 
+namespace {
+
+at::Tensor host_buffer_like(const at::Tensor& content) {
+  if (content.device().is_cpu()) return at::empty_like(content);
+  return ops::device::pinned_empty(content.sizes(), content.scalar_type());
+}
+
+}  // namespace
+
 void Checkpointer::take_snapshot() {
   for (size_t i = 0; i < own_.size(); ++i) {
     const StateArray& array = in_.arrays[own_[i]];
     const at::Tensor content = array.shard.narrow(0, 0, array.num_elements());
-    if (snapshot_.size() == i) snapshot_.push_back(at::empty_like(content));
+    if (snapshot_.size() == i) snapshot_.push_back(host_buffer_like(content));
     snapshot_[i].copy_(content);
   }
 }

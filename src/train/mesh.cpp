@@ -38,35 +38,49 @@ void check_equal_nodes(dist::Collectives& world, const dist::Communicator& node)
 }  // namespace
 
 Mesh make_mesh(const dist::Communicator& world, const dist::Communicator& node,
-               const ShardOptions& shard, bool probe_is_trainable) {
+               const ShardOptions& shard, bool probe_is_trainable,
+               const dist::DeviceContext* device) {
   Mesh mesh{.world = world.make_collectives("world"), .calls = world.calls()};
-  const bool frozen_on_node = shard.frozen != "full";
+  const bool frozen_on_node = shard.frozen == "node" || (shard.frozen == "replicate" && !device);
   const bool trainable_on_node = shard.trainable == "node";
+  if (device != nullptr && (frozen_on_node || trainable_on_node))
+    throw ConfigError(
+        "shard.frozen, shard.trainable: expected full or replicate on a GPU (ranks share the "
+        "memory "
+        "of a host only), found node");
   if (trainable_on_node) check_equal_nodes(*mesh.world, node);
   const Axes full = full_axes(world, shard);
   const Axes on_node = node_axes(world, node);
   const Axes& frozen = frozen_on_node ? on_node : full;
   const Axes& trainable = trainable_on_node ? on_node : full;
-  mesh.frozen = frozen.shard_group.make_collectives("frozen");
-  mesh.trainable = trainable.shard_group.make_collectives("trainable");
-  mesh.probe = (probe_is_trainable ? trainable : frozen).shard_group.make_collectives("probe");
-  mesh.reduce = trainable.shard_group.make_collectives("reduce");
-  mesh.replicas = trainable.replicas.make_collectives("replicas");
+  const auto make = [device](const dist::Communicator& ranks, const std::string& purpose) {
+    return device != nullptr ? dist::make_device_collectives(ranks, *device, purpose)
+                             : ranks.make_collectives(purpose);
+  };
+  mesh.frozen = make(frozen.shard_group, "frozen");
+  mesh.trainable = make(trainable.shard_group, "trainable");
+  mesh.probe = make((probe_is_trainable ? trainable : frozen).shard_group, "probe");
+  mesh.reduce = make(trainable.shard_group, "reduce");
+  mesh.replicas = make(trainable.replicas, "replicas");
   if (frozen_on_node) mesh.frozen_node.emplace(node.duplicate());
   if (trainable_on_node) mesh.trainable_node.emplace(node.duplicate());
+  if (device != nullptr) {
+    mesh.device_world = make(world, "device world");
+    mesh.synchronize = [&world, context = *device] { dist::synchronize(world, context); };
+  }
   return mesh;
 }
 
 double Mesh::blocked_s() const {
   double sum = 0;
-  for (const auto* group : {&world, &frozen, &trainable, &probe, &reduce, &replicas})
+  for (const auto* group : {&world, &frozen, &trainable, &probe, &reduce, &replicas, &device_world})
     if (*group) sum += (*group)->statistics().blocked_s;
   return sum;
 }
 
 int64_t Mesh::sent_bytes() const {
   int64_t sum = 0;
-  for (const auto* group : {&world, &frozen, &trainable, &probe, &reduce, &replicas})
+  for (const auto* group : {&world, &frozen, &trainable, &probe, &reduce, &replicas, &device_world})
     if (*group) sum += (*group)->statistics().num_bytes;
   return sum;
 }

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 
@@ -18,18 +19,24 @@
 #include "dist/call_log.h"
 #include "dist/collectives.h"
 #include "dist/communicator.h"
+#include "dist/device_group.h"
 
 namespace vax::train {
 
 struct Mesh {
-  std::unique_ptr<dist::Collectives> world;      // losses, norms, decisions
+  std::unique_ptr<dist::Collectives> world;      // losses, norms, decisions: of host memory
   std::unique_ptr<dist::Collectives> frozen;     // gathers of frozen units, over a shard group
   std::unique_ptr<dist::Collectives> trainable;  // gathers of trainable units, over a shard group
   std::unique_ptr<dist::Collectives> probe;      // gathers of the probe's weights, over the shard
                                                  // group of the plane that they are copies of
   std::unique_ptr<dist::Collectives> reduce;     // reductions of gradients, over a shard group
   std::unique_ptr<dist::Collectives> replicas;   // sums of gradient shards
-  std::shared_ptr<dist::CallLog> calls;          // of all of them; told where the program is
+  // Sums that stay where the tensors are; null on a host, where `world` serves. With a device all
+  // groups but `world` are of its memory.
+  std::unique_ptr<dist::Collectives> device_world;
+  std::shared_ptr<dist::CallLog> calls;  // of all of them; told where the program is
+  // Before the host reads a device's numbers; empty on a host.
+  std::function<void()> synchronize;
   // The ranks that share a plane's memory, where its placement says so.
   std::optional<dist::Communicator> frozen_node, trainable_node;
 
@@ -44,7 +51,10 @@ struct Mesh {
 // are copies of trainable ones (full parameters). THROWS ConfigError, on all ranks, when group_size
 // does not divide the number of ranks or, with trainable = node, nodes have different numbers of
 // ranks.
+// `device`: of this rank, null on a host; THROWS ConfigError with it where a placement shares the
+// memory of a node's hosts. The communicator must outlive the mesh then.
 Mesh make_mesh(const dist::Communicator& world, const dist::Communicator& node,
-               const ShardOptions& shard, bool probe_is_trainable);
+               const ShardOptions& shard, bool probe_is_trainable,
+               const dist::DeviceContext* device = nullptr);
 
 }  // namespace vax::train

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/stopwatch.h"
 #include "model/llama_layout.h"
+#include "ops/device/runtime.h"
 
 namespace vax::train {
 namespace {
@@ -42,7 +43,9 @@ void divide_residency(double residency_gib, ModelPlan& plan) {
       gathered_bytes(plan.llama->trainable_layout(), plan.trainable_units.gather_dtype);
   const FlatLayout& copied =
       plan.train_base ? plan.llama->trainable_layout() : plan.llama->frozen_layout();
-  const int64_t probe = plan.probe ? gathered_bytes(copied, plan.probe_units.gather_dtype) : 0;
+  const int64_t probe = plan.probe && !plan.probe_shares_weights
+                            ? gathered_bytes(copied, plan.probe_units.gather_dtype)
+                            : 0;
   const double per_byte = residency_gib / static_cast<double>(frozen + trainable + probe);
   plan.frozen_units.residency_gib = per_byte * static_cast<double>(frozen);
   plan.trainable_units.residency_gib = per_byte * static_cast<double>(trainable);
@@ -61,17 +64,22 @@ ModelPlan::ModelPlan(const ModelRequest& request, const model::LlamaConfig& conf
                      const model::LoraSpec& lora)
     : train_base(request.train_base) {
   const at::ScalarType compute = compute_dtype_of(request.model);
-  llama = std::make_unique<model::Llama>(config, lora, train_base, compute);
-  if (request.probe_dtype == "bf16" && compute != at::kBFloat16)
-    probe = std::make_unique<model::Llama>(config, lora, train_base, at::kBFloat16);
+  llama = std::make_unique<model::Llama>(config, lora, train_base, compute, request.device);
+  const bool fp8 = probe_is_fp8 = request.probe_dtype == "fp8";
+  probe_shares_weights = fp8 && compute == at::kBFloat16;
+  if (fp8 || (request.probe_dtype == "bf16" && compute != at::kBFloat16))
+    probe = std::make_unique<model::Llama>(config, lora, train_base, at::kBFloat16, request.device);
   if (config.tie_word_embeddings) nesting = {.outer = llama->head_unit(), .inner = 0};
 
   dist::ShardedUnitsOptions common{.prefetch = static_cast<int>(request.shard.prefetch),
-                                   .held_at_once = nesting ? 2 : 1};
+                                   .held_at_once = nesting ? 2 : 1,
+                                   .device = request.device};
   // Frozen weights are stored as they are computed with, trainable ones have fp32 masters.
   frozen_units = trainable_units = common;
   frozen_units.shard_dtype = frozen_units.gather_dtype = compute;
-  frozen_units.node_shared = request.shard.frozen != "full";
+  const bool on_host = request.device.is_cpu() && !ops::device::is_selected();
+  frozen_units.node_shared = request.shard.frozen != "full" && on_host;
+  frozen_units.replicate = request.shard.frozen == "replicate" && !on_host;
   trainable_units.gather_dtype = train_base ? compute : at::kFloat;
   trainable_units.node_shared = request.shard.trainable == "node";
   trainable_units.replicate = request.shard.trainable == "replicate";
@@ -103,6 +111,10 @@ void ModelState::allocate(Mesh& mesh) {
   begin_update();
   weights_ = std::make_unique<ShardedWeights>(*frozen_, *trainable_, plan_.nesting);
   if (!plan_.probe) return;
+  // Frozen weights that lie whole on this rank stay where they are.
+  if (plan_.probe_is_fp8)
+    plan_.probe->use_fp8(!plan_.train_base && frozen_->units().num_slots() == 0);
+  if (plan_.probe_shares_weights) return;
   Plane& copied = plan_.train_base ? *trainable_ : *frozen_;
   probe_plane_ = std::make_unique<Plane>(
       copied, *mesh.probe,
@@ -146,7 +158,7 @@ ModelState ModelState::load(const ModelRequest& request, Mesh& mesh) {
 
 PassModel ModelState::probe_model() {
   if (!plan_.probe) return update_model();
-  return {.llama = *plan_.probe, .weights = *probe_weights_};
+  return {.llama = *plan_.probe, .weights = probe_weights_ ? *probe_weights_ : *weights_};
 }
 
 void ModelState::begin_step(const std::vector<UnitUse>& uses) {
@@ -155,6 +167,11 @@ void ModelState::begin_step(const std::vector<UnitUse>& uses) {
 
 void ModelState::refresh_probe() {
   if (probe_plane_ && plan_.train_base) probe_plane_->units().refresh();
+}
+
+int ModelState::num_slots() const {
+  return frozen_->units().num_slots() + trainable_->units().num_slots() +
+         (probe_plane_ ? probe_plane_->units().num_slots() : 0);
 }
 
 int64_t ModelState::num_parameters() const {

@@ -29,6 +29,7 @@ struct ModelRequest {
   std::optional<AdapterOptions> adapter;  // a LoRA adapter; its init directory when given
   uint64_t seed = 0;                      // of a fresh adapter
   std::string probe_dtype = "same";       // VaccineOptions::probe_dtype
+  at::Device device = at::kCPU;           // where weights lie and everything is computed
 };
 
 // fp32 | bf16; "" = fp32 (the default of a CPU run).
@@ -42,6 +43,9 @@ struct ModelPlan {
   bool train_base;
   std::unique_ptr<model::Llama> llama;
   std::unique_ptr<model::Llama> probe;  // null: pass 1 has the update's precision
+  // The probe computes with the weights' type: it needs no copies of them but those that fp8 makes.
+  bool probe_shares_weights = false;
+  bool probe_is_fp8 = false;
   std::optional<dist::Nesting> nesting;
   // Without Communicators; node_shared by the placement. `probe_units` is of the copied plane.
   dist::ShardedUnitsOptions frozen_units, trainable_units, probe_units;
@@ -72,6 +76,8 @@ class ModelState {
   // The update's without a probe of its own.
   PassModel probe_model();
   const Plane* probe_plane() const { return probe_plane_.get(); }
+  // Of the copies of weights that a probe in fp8 keeps.
+  int64_t fp8_bytes() const { return plan_.probe ? plan_.probe->fp8_bytes() : 0; }
 
   // Announces the uses of a step to all planes.
   void begin_step(const std::vector<UnitUse>& uses);
@@ -79,6 +85,8 @@ class ModelState {
   // stale. COLLECTIVE.
   void refresh_probe();
 
+  // Buffers that units are gathered into, of all planes.
+  int num_slots() const;
   int64_t num_parameters() const;  // of the base
   int64_t num_trainable() const;
   double load_s() const { return load_s_; }

@@ -4,29 +4,22 @@
 
 #include <algorithm>
 #include <cmath>
-#include <span>
 
 #include "base/error.h"
 #include "ops/adamw.h"
+#include "ops/hidden_state.h"
 
 namespace vax::train {
-namespace {
-
-std::span<float> floats(at::Tensor& shard, int64_t begin, int64_t end) {
-  return {shard.data_ptr<float>() + begin, static_cast<size_t>(end - begin)};
-}
-
-}  // namespace
-
 ShardedAdamW::ShardedAdamW(Plane& trainable, dist::ShardedGradients& gradients,
                            const TrainOptions& options)
-    : plane_(trainable), gradients_(gradients), options_(options) {
+    : plane_(trainable), gradients_(gradients), options_(options), squares_options_(at::kDouble) {
   for (const FlatUnit& unit : plane_.layout()) {
     if (unit.count == 0) continue;
     const int index = static_cast<int>(states_.size());
     const dist::Partition& part = plane_.units().partition(index);
-    UnitState state{.exp_avg = at::zeros({part.shard_count}, at::kFloat),
-                    .exp_avg_sq = at::zeros({part.shard_count}, at::kFloat)};
+    const at::TensorOptions like_shard = plane_.units().shard(index).options();
+    UnitState state{.exp_avg = at::zeros({part.shard_count}, like_shard),
+                    .exp_avg_sq = at::zeros({part.shard_count}, like_shard)};
     for (const FlatGroup& group : unit.groups)
       for (const FlatMember& member : group.members) {
         const int64_t begin = std::max(part.begin, member.offset);
@@ -35,20 +28,23 @@ ShardedAdamW::ShardedAdamW(Plane& trainable, dist::ShardedGradients& gradients,
           state.stretches.push_back({begin - part.begin, end - part.begin, member.decay});
       }
     states_.push_back(std::move(state));
+    squares_options_ = squares_options_.device(like_shard.device());
   }
 }
 
-double ShardedAdamW::gradient_norm() {
-  double sum = 0;
+double ShardedAdamW::gradient_norm(const std::function<void()>& synchronize) {
+  at::Tensor sum = at::zeros({}, squares_options_);
   for (size_t i = 0; i < states_.size(); ++i)
     for (const Stretch& stretch : states_[i].stretches) {
       const at::Tensor part = gradients_.shard(static_cast<int>(i))
                                   .narrow(0, stretch.begin, stretch.end - stretch.begin);
-      const double norm = at::linalg_vector_norm(part).item<double>();
-      sum += norm * norm;
+      ops::add_squares(part, sum);
     }
-  plane_.group().all_reduce(&sum, 1, dist::DataType::kFloat64, dist::ReduceOp::kSum).wait();
-  return std::sqrt(sum);
+  plane_.group()
+      .all_reduce(sum.data_ptr(), 1, dist::DataType::kFloat64, dist::ReduceOp::kSum)
+      .wait();
+  if (synchronize) synchronize();
+  return std::sqrt(sum.item<double>());
 }
 
 void ShardedAdamW::update(double lr, double grad_scale) {
@@ -66,9 +62,11 @@ void ShardedAdamW::update(double lr, double grad_scale) {
     UnitState& state = states_[i];
     for (const auto& [begin, end, decay] : state.stretches) {
       step.weight_decay = decay ? options_.weight_decay : 0;
-      ops::adamw_update(floats(weight, begin, end), floats(gradient, begin, end),
-                        floats(state.exp_avg, begin, end), floats(state.exp_avg_sq, begin, end),
-                        step);
+      const auto stretch = [first = begin, count = end - begin](const at::Tensor& shard) {
+        return shard.narrow(0, first, count);
+      };
+      ops::adamw_update(stretch(weight), stretch(gradient), stretch(state.exp_avg),
+                        stretch(state.exp_avg_sq), step);
     }
   }
   plane_.units().refresh();

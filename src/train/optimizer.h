@@ -2,10 +2,11 @@
 // the shard, so state is spread like the weights. Norm weights and biases are not decayed.
 #pragma once
 
-#include <cstdint>
-#include <vector>
-
 #include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <vector>
 
 #include "base/options.h"
 #include "dist/sharded_units.h"
@@ -18,8 +19,9 @@ class ShardedAdamW {
   // Borrows plane and gradients. REQUIRES fp32 shards.
   ShardedAdamW(Plane& trainable, dist::ShardedGradients& gradients, const TrainOptions& options);
 
-  // L2 norm of the whole gradient. COLLECTIVE over the shard group.
-  double gradient_norm();
+  // L2 norm of the whole gradient. `synchronize`: called before the host reads a device's number;
+  // may be empty. COLLECTIVE over the shard group. BLOCKS host.
+  double gradient_norm(const std::function<void()>& synchronize = {});
   // One update with the gradients scaled by `grad_scale`; weights gathered before are stale after
   // it (the plane is refreshed; views of its shards are the caller's affair). COLLECTIVE over the
   // shard group.
@@ -52,6 +54,7 @@ class ShardedAdamW {
   Plane& plane_;
   dist::ShardedGradients& gradients_;
   TrainOptions options_;
+  at::TensorOptions squares_options_;  // fp64, where the shards are
   std::vector<UnitState> states_;
   int64_t num_updates_ = 0;
 };

@@ -68,7 +68,9 @@ void check_parameters(const io::CheckpointReader& checkpoint,
 void read_array(const io::CheckpointReader& checkpoint, const StateArray& array) {
   const dist::Partition& part = array.partition;
   const auto element_size = static_cast<int64_t>(array.shard.element_size());
-  auto* const shard = static_cast<std::byte*>(array.shard.data_ptr());
+  const at::Tensor host =
+      array.shard.device().is_cpu() ? array.shard : at::zeros_like(array.shard, at::kCPU);
+  auto* const shard = static_cast<std::byte*>(host.data_ptr());
   for_each_member(*array.unit, [&](const FlatMember& member) {
     const int64_t begin = std::max(part.begin, member.offset);
     const int64_t end = std::min(part.end, member.offset + member.count);
@@ -77,6 +79,7 @@ void read_array(const io::CheckpointReader& checkpoint, const StateArray& array)
                     {shard + (begin - part.begin) * element_size,
                      static_cast<size_t>((end - begin) * element_size)});
   });
+  if (!host.is_same(array.shard)) array.shard.copy_(host);
 }
 
 }  // namespace

@@ -71,7 +71,8 @@ void save_adapter(ModelState& state, const std::filesystem::path& directory,
   for_each_member(plane.layout(), [&](int unit, const FlatMember& member) {
     const at::Tensor& flat = reader.read(unit);
     if (!is_writer) return;
-    values.push_back(flat.narrow(0, member.offset, member.count).to(at::kFloat, false, true));
+    values.push_back(
+        flat.narrow(0, member.offset, member.count).to(at::kCPU, at::kFloat, false, /*copy=*/true));
     tensors.push_back(
         {.name = member.name,
          .shape = member.shape,
@@ -105,7 +106,7 @@ void save_model(ModelState& state, const std::filesystem::path& directory,
          .dtype = bf16 ? io::DType::kBF16 : io::DType::kF32,
          .shape = member.shape,
          .source = [&reader, unit, member](const io::ByteSink& sink) {
-           const at::Tensor part = reader.read(unit).narrow(0, member.offset, member.count);
+           const at::Tensor part = reader.read(unit).narrow(0, member.offset, member.count).cpu();
            sink({static_cast<const std::byte*>(part.const_data_ptr()), part.nbytes()});
          }});
   });

@@ -1,24 +1,29 @@
 #include "train/step_method.h"
 
-#include "ops/dropout.h"
+#include <ATen/ATen.h>
+
+#include "train/step_passes.h"
 
 namespace vax::train {
 
-model::PassOptions update_pass_options(const StepContext& context, const StepBatch& batch) {
-  return {.loss_scale = 1.0 / static_cast<double>(batch.label_tokens),
-          .dropout = context.dropout,
-          .seed = context.train.seed,
-          .dropout_stream = ops::dropout_stream(static_cast<uint64_t>(batch.step), 0),
-          .recompute = context.train.recompute != "none"};
-}
+SftMethod::SftMethod(StepContext context)
+    : context_(context),
+      passes_(std::make_unique<StepPasses>(context)),
+      loss_sum_(at::zeros({}, context.sum_options())) {}
+
+SftMethod::~SftMethod() = default;
 
 StepOutcome SftMethod::run(const StepBatch& batch) {
-  const model::PassOptions options = update_pass_options(context_, batch);
-  double loss_sum = 0;
   context_.set_phase("pass 1");
-  for (const PackedBatch& micro_batch : batch.micro_batches)
-    loss_sum += context_.update.llama.forward_backward(micro_batch, context_.update.weights,
-                                                       &context_.gradients, options);
+  passes_->run(batch, 0, [this](const PlacedStep& step) {
+    const model::PassOptions options = update_pass_options(context_, step);
+    loss_sum_.zero_();
+    for (const model::BatchView& micro_batch : step.micro_batches)
+      context_.update.llama.forward_backward(micro_batch, context_.update.weights,
+                                             &context_.gradients, options, loss_sum_);
+  });
+  context_.wait_for_device();
+  double loss_sum = loss_sum_.item<double>();
   context_.world.all_reduce(&loss_sum, 1, dist::DataType::kFloat64, dist::ReduceOp::kSum).wait();
   const double loss = loss_sum / static_cast<double>(batch.label_tokens);
   return {.loss = loss, .clean_loss = loss};

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
@@ -34,11 +36,29 @@ struct StepContext {
   PassModel update;
   PassModel probe;  // finds perturbations; the same as `update`, or of lower precision
   model::GradientSink& gradients;
-  dist::Collectives& world;
+  dist::Collectives& world;  // of host memory
   const TrainOptions& train;
   double dropout = 0;              // of the adapter
   dist::CallLog* calls = nullptr;  // told which pass runs; null: nobody is
+  // Of the memory of tensors; null: `world`, the tensors lie on the host.
+  dist::Collectives* device_world = nullptr;
+  // Passes are captured and replayed. REQUIRES a device, one rank, and weights that need no
+  // gathering.
+  bool use_graphs = false;
 
+  dist::Collectives& tensor_world() const {
+    return device_world != nullptr ? *device_world : world;
+  }
+  at::TensorOptions sum_options() const {
+    return at::TensorOptions(at::kDouble).device(update.llama.device());
+  }
+
+  // Before the host reads a device's numbers: see dist::synchronize(). Nothing on a host.
+  std::function<void()> synchronize;
+
+  void wait_for_device() const {
+    if (synchronize) synchronize();
+  }
   // REQUIRES a static text.
   void set_phase(const char* phase) const {
     if (calls != nullptr) calls->set_phase(phase);
@@ -60,7 +80,7 @@ struct StepOutcome {
   // Of a two-pass step: squared L2 norm per layer of the hidden-state gradients; their sum is the
   // square of hidden_grad_norm. Empty for one pass.
   std::vector<double> layer_squares;
-  double pass1_s = 0;
+  double pass1_s = 0;  // of the host; 0 where it does not wait for a device
   // Between the probe's perturbation and that of the update's precision, where it was measured.
   std::optional<double> probe_cosine;
 };
@@ -77,22 +97,23 @@ class StepMethod {
   virtual int64_t kept_bytes() const { return 0; }
 };
 
+class StepPasses;
+
 // One pass of cross entropy.
 class SftMethod : public StepMethod {
  public:
-  explicit SftMethod(StepContext context) : context_(context) {}
+  explicit SftMethod(StepContext context);
+  ~SftMethod() override;
   StepOutcome run(const StepBatch& batch) override;
   std::vector<UnitUse> unit_uses(int64_t step, size_t num_micro_batches) const override;
 
  private:
   StepContext context_;
+  std::unique_ptr<StepPasses> passes_;
+  at::Tensor loss_sum_;  // fp64, one element, on the device
 };
 
 // Appends the uses of `count` forward and backward passes.
 void append_uses(const model::Llama& llama, size_t count, bool probe, std::vector<UnitUse>& uses);
-
-// Options of the pass that makes the gradients of `step`; the same for every method, so that a
-// two-pass step with rho = 0 is a one-pass step bit for bit.
-model::PassOptions update_pass_options(const StepContext& context, const StepBatch& batch);
 
 }  // namespace vax::train

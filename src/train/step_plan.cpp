@@ -121,7 +121,8 @@ Workload workload_of(std::vector<int64_t> lengths, std::vector<int64_t> labels,
 
 int group_size_of(const std::string& placement, bool trainable, const ShardOptions& shard,
                   const Layout& layout) {
-  const bool on_node = placement == "node" || (placement == "replicate" && !trainable);
+  const bool on_node =
+      placement == "node" || (placement == "replicate" && !trainable && !layout.on_device);
   if (on_node) return layout.ranks_per_node;
   const int64_t size = shard.group_size.value_or(layout.num_ranks);
   if (size < 1 || layout.num_ranks % size != 0)
@@ -137,7 +138,7 @@ StepPlan plan_step(const ModelPlan& model, const ShardOptions& shard, const Layo
   const FlatLayout &frozen = model.llama->frozen_layout(),
                    &trainable = model.llama->trainable_layout();
   // The probe has copies of the plane that holds the base; the other one both passes share.
-  const bool has_probe = model.probe != nullptr;
+  const bool has_probe = model.probe != nullptr && !model.probe_shares_weights;
   const auto users_of = [&](bool copied) {
     return has_probe && copied ? Users::kUpdate : Users::kAll;
   };
@@ -161,6 +162,9 @@ StepPlan plan_step(const ModelPlan& model, const ShardOptions& shard, const Layo
     plan.memory.weights += plane.units.shard_bytes;
     plan.memory.slots += plane.units.slot_bytes;
   }
+  // Kept where frozen weights lie whole on a rank (ModelState::allocate).
+  if (model.probe_is_fp8 && !model.train_base && plan.planes[0].units.num_slots == 0)
+    plan.memory.slots += model.probe->planned_fp8_bytes();
   plan.wire.frozen = gathered(plan.planes[0]);
   plan.wire.trainable = gathered(plan.planes[1]);
   if (has_probe) plan.wire.probe = gathered(plan.planes[2]);

@@ -18,7 +18,7 @@ namespace vax::train {
 // what the node holds.
 struct MemoryParts {
   int64_t weights = 0;       // shards: frozen weights and the masters of trainable ones
-  int64_t slots = 0;         // gathered units and casts
+  int64_t slots = 0;         // gathered units, casts and copies in fp8
   int64_t gradients = 0;     // shards and the buffers that they are reduced from
   int64_t optimizer = 0;     // AdamW's moments
   int64_t activations = 0;   // of the pass that needs most
@@ -83,6 +83,7 @@ Workload workload_of(std::vector<int64_t> lengths, std::vector<int64_t> labels,
 struct Layout {
   int num_ranks = 1;
   int ranks_per_node = 1;
+  bool on_device = false;  // ranks share no memory then
 };
 
 struct PlanePlan {

@@ -7,6 +7,8 @@
 
 #include <atomic>
 
+#include "ops/device/runtime.h"
+
 namespace vax::train {
 namespace {
 
@@ -51,6 +53,8 @@ class CountingAllocator final : public c10::Allocator {
   }
 };
 
+bool on_device() { return !ops::device::current().is_cpu(); }
+
 }  // namespace
 
 void count_tensor_memory() {
@@ -58,8 +62,19 @@ void count_tensor_memory() {
   c10::SetCPUAllocator(&allocator, /*priority=*/1);
 }
 
-int64_t tensor_bytes() { return counter().held.load(std::memory_order_relaxed); }
-int64_t tensor_peak_bytes() { return counter().peak.load(std::memory_order_relaxed); }
-void reset_tensor_peak() { counter().peak.store(tensor_bytes(), std::memory_order_relaxed); }
+int64_t tensor_bytes() {
+  if (on_device()) return ops::device::held_bytes();
+  return counter().held.load(std::memory_order_relaxed);
+}
+
+int64_t tensor_peak_bytes() {
+  if (on_device()) return ops::device::peak_bytes();
+  return counter().peak.load(std::memory_order_relaxed);
+}
+
+void reset_tensor_peak() {
+  if (on_device()) return ops::device::reset_peak_bytes();
+  counter().peak.store(tensor_bytes(), std::memory_order_relaxed);
+}
 
 }  // namespace vax::train

@@ -1,5 +1,6 @@
-// Counts the bytes that host tensors hold, by standing in front of LibTorch's CPU allocator. Memory
-// outside of it is not counted: memory shared on a node, operators' own scratch, data, libraries.
+// Counts the bytes that tensors hold where the program computes: on a device by the statistics of
+// its allocator, on a host by standing in front of LibTorch's CPU allocator. Memory outside of them
+// is not counted: memory shared on a node, operators' own scratch, data, libraries.
 #pragma once
 
 #include <cstdint>

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/narrow.h"
 #include "base/stopwatch.h"
+#include "ops/device/runtime.h"
 #include "train/lr_schedule.h"
 #include "train/tensor_memory.h"
 
@@ -25,6 +26,25 @@ void count_tokens(const data::Dataset& dataset, std::span<const int64_t> rows,
   }
 }
 
+// Passes that gather nothing, on a device, over batches so small that launching their operators
+// costs about as much as the operators.
+bool may_use_graphs(const TrainerInputs& in) {
+  const std::string& graphs = in.options.runtime.graphs;
+  if (!ops::device::is_selected() || graphs == "off") return false;
+  const bool gathers = in.mesh.world->size() > 1 || in.state.num_slots() > 0;
+  if (graphs == "on") {
+    if (gathers)
+      throw ConfigError(
+          "runtime.graphs: expected auto or off (the passes gather weights: several ranks, or "
+          "parameters that are computed with in another type than they are stored in), found on");
+    return true;
+  }
+  constexpr int64_t kMostTokens = 4096;
+  const TrainOptions& train = in.options.train;
+  return !gathers &&
+         train.micro_batch.value_or(train.global_batch) * in.options.data.max_length <= kMostTokens;
+}
+
 }  // namespace
 
 int64_t num_training_steps(const TrainOptions& options, int64_t steps_per_epoch) {
@@ -40,7 +60,7 @@ Trainer::Trainer(const TrainerInputs& inputs)
                 .seed = in_.options.train.seed,
                 .shuffle = in_.options.data.shuffle}),
       num_steps_(num_training_steps(in_.options.train, sampler_.steps_per_epoch())),
-      gradients_(*in_.mesh.reduce, in_.state.trainable().unit_layout(), at::kCPU,
+      gradients_(*in_.mesh.reduce, in_.state.trainable().unit_layout(), in_.state.llama().device(),
                  in_.mesh.trainable_node ? &*in_.mesh.trainable_node : nullptr),
       sink_(in_.state.trainable(), gradients_),
       optimizer_(in_.state.trainable(), gradients_, in_.options.train),
@@ -50,7 +70,10 @@ Trainer::Trainer(const TrainerInputs& inputs)
                                .world = *in_.mesh.world,
                                .train = in_.options.train,
                                .dropout = in_.dropout,
-                               .calls = in_.mesh.calls.get()})) {}
+                               .calls = in_.mesh.calls.get(),
+                               .device_world = in_.mesh.device_world.get(),
+                               .use_graphs = may_use_graphs(in_),
+                               .synchronize = in_.mesh.synchronize})) {}
 
 std::optional<io::DriftRecord> Trainer::observe_drift(int64_t step) {
   if (!in_.measure_drift) return std::nullopt;
@@ -130,7 +153,7 @@ io::StepRecord Trainer::run_step(int64_t step) {
   record.probe_cosine = outcome.probe_cosine;
   record.comm_bytes = in_.mesh.sent_bytes() - sent_before_bytes;
   record.comm_s = waited_s() - blocked_before_s;
-  record.memory_bytes = peak_memory_bytes();
+  record.memory_bytes = ops::device::is_selected() ? tensor_peak_bytes() : peak_memory_bytes();
   record.step_s = watch.elapsed_s();
   return record;
 }
@@ -158,6 +181,7 @@ MemoryParts Trainer::measured_memory() const {
                     .activations = most_activations_,
                     .perturbation = most_kept_};
   if (const Plane* probe = in_.state.probe_plane()) parts.slots += probe->units().slot_bytes();
+  parts.slots += in_.state.fp8_bytes();
   return parts;
 }
 
@@ -185,7 +209,7 @@ Trainer::StepNorms Trainer::apply_gradients(int64_t step, double loss) {
   in_.mesh.calls->set_phase("update");
   gradients_.finish();
   reduce_over_replicas();
-  const double norm = optimizer_.gradient_norm();
+  const double norm = optimizer_.gradient_norm(in_.mesh.synchronize);
   check_finite(step, loss, norm);
   const double clip = in_.options.train.clip;
   // As torch.nn.utils.clip_grad_norm_.

@@ -3,46 +3,34 @@
 #include <ATen/ATen.h>
 
 namespace vax::vaccine {
-namespace {
 
-void add(const ops::CosineSums& more, ops::CosineSums& sums) {
-  sums.ab += more.ab;
-  sums.aa += more.aa;
-  sums.bb += more.bb;
+ProbeCheck::ProbeCheck(const Perturbation& found, int num_layers, const KeptStates& kept)
+    : found_(found) {
+  const at::TensorOptions options = at::TensorOptions(at::kDouble).device(kept.device);
+  sums_ = at::zeros({3}, options);
+  if (found.direction() == Direction::kShared)
+    shared_grads_LD_ = at::zeros({num_layers, kept.width}, options.dtype(at::kFloat));
 }
-
-}  // namespace
-
-ProbeCheck::ProbeCheck(const Perturbation& found, int num_layers)
-    : found_(found), shared_grads_(static_cast<size_t>(num_layers)) {}
 
 void ProbeCheck::record(size_t micro_batch, int layer, const at::Tensor& grad_TD) {
   if (!found_.perturbs(layer)) return;
-  if (found_.direction() == Direction::kToken) {
-    add(ops::cosine_sums(found_.kept(micro_batch, layer), grad_TD), sums_);
-    return;
-  }
-  at::Tensor& shared_D = shared_grads_[static_cast<size_t>(layer)];
-  const at::Tensor sum_D = grad_TD.sum(0);
-  shared_D = shared_D.defined() ? shared_D + sum_D : sum_D;
+  if (found_.direction() == Direction::kToken)
+    ops::cosine_sums(found_.kept(micro_batch, layer), grad_TD, sums_);
+  else
+    shared_grads_LD_[layer].add_(grad_TD.sum(0));
 }
 
-ops::CosineSums ProbeCheck::finish(dist::Collectives& world) {
-  if (found_.direction() == Direction::kToken) return sums_;
-  for (int layer = 0; layer < static_cast<int>(shared_grads_.size()); ++layer) {
-    // Undefined where no rank of the scope has rows: the same on all of them.
-    const at::Tensor& kept_D = found_.kept(0, layer);
-    if (!kept_D.defined()) continue;
-    at::Tensor exact_D = shared_grads_[static_cast<size_t>(layer)];
-    if (!exact_D.defined()) exact_D = at::zeros(kept_D.sizes(), at::kFloat);
+void ProbeCheck::finish(dist::Collectives& world, at::Tensor& sums) {
+  if (found_.direction() == Direction::kShared) {
     if (found_.scope() == NormScope::kGlobal)
       world
-          .all_reduce(exact_D.data_ptr(), exact_D.numel(), dist::DataType::kFloat32,
-                      dist::ReduceOp::kSum)
+          .all_reduce(shared_grads_LD_.data_ptr(), shared_grads_LD_.numel(),
+                      dist::DataType::kFloat32, dist::ReduceOp::kSum)
           .wait();
-    add(ops::cosine_sums(kept_D, exact_D), sums_);
+    for (int64_t layer = 0; layer < shared_grads_LD_.size(0); ++layer)
+      ops::cosine_sums(found_.kept(0, static_cast<int>(layer)), shared_grads_LD_[layer], sums_);
   }
-  return sums_;
+  sums.add_(sums_);
 }
 
 }  // namespace vax::vaccine

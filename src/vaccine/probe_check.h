@@ -5,8 +5,6 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <vector>
-
 #include "dist/collectives.h"
 #include "ops/hidden_state.h"
 #include "vaccine/perturbation.h"
@@ -16,19 +14,20 @@ namespace vax::vaccine {
 class ProbeCheck {
  public:
   // `found`: the probe's perturbation, normalised already; borrowed.
-  ProbeCheck(const Perturbation& found, int num_layers);
+  ProbeCheck(const Perturbation& found, int num_layers, const KeptStates& kept);
 
   // G_l [T, D] fp32 of the same micro-batch in the update's precision. Nothing is kept of it where
   // there is one vector per token.
   void record(size_t micro_batch, int layer, const at::Tensor& grad_TD);
-  // The sums over what this rank has recorded; of vectors that the ranks share, over all that went
-  // into them, the same on every rank. COLLECTIVE over world for shared vectors of global scope.
-  ops::CosineSums finish(dist::Collectives& world);
+  // Adds the sums over what this rank has recorded to `sums` ([3] fp64, see ops::cosine_sums); of
+  // vectors that the ranks share, over all that went into them, the same on every rank. COLLECTIVE
+  // over world (of the tensors' memory) for shared vectors of global scope.
+  void finish(dist::Collectives& world, at::Tensor& sums);
 
  private:
   const Perturbation& found_;
-  ops::CosineSums sums_;
-  std::vector<at::Tensor> shared_grads_;  // [layer] D
+  at::Tensor sums_;             // [3] fp64
+  at::Tensor shared_grads_LD_;  // fp32; undefined with one vector per token
 };
 
 }  // namespace vax::vaccine

@@ -1,11 +1,10 @@
 #include "vaccine/vaccine_method.h"
 
-#include <algorithm>
+#include <ATen/ATen.h>
+
 #include <cmath>
 
-#include "base/narrow.h"
 #include "base/stopwatch.h"
-#include "ops/dropout.h"
 
 namespace vax::vaccine {
 namespace {
@@ -45,7 +44,7 @@ train::MethodPlan vaccine_plan(const VaccineOptions& options, const TrainOptions
     if (checked) train::append_uses(llama, size, false, plan.uses);
     train::append_uses(llama, size, false, plan.uses);
   }
-  const Perturbation kept(options, llama.num_layers());
+  const Perturbation kept(options, llama.num_layers(), {.width = llama.config().hidden_size});
   plan.keeps_one_micro_batch = size == 1;
   const int64_t width = kept.num_perturbed() * llama.config().hidden_size;
   if (kept.direction() == Direction::kShared)
@@ -57,105 +56,121 @@ train::MethodPlan vaccine_plan(const VaccineOptions& options, const TrainOptions
   return plan;
 }
 
+VaccineMethod::Sums::Sums(int64_t num_layers, const at::TensorOptions& options)
+    : all(at::zeros({num_layers + 5}, options)),
+      layer_squares(all.narrow(0, 0, num_layers)),
+      clean_loss(all[num_layers]),
+      loss(all[num_layers + 1]),
+      cosine(all.narrow(0, num_layers + 2, 3)) {}
+
 VaccineMethod::VaccineMethod(train::StepContext context, const VaccineOptions& options)
     : context_(context),
       options_(options),
       one_pass_(context),
-      perturbation_(options, context.update.llama.num_layers(),
-                    context.probe.llama.compute_dtype()) {}
+      passes_(context),
+      kept_({.width = context.update.llama.config().hidden_size,
+             .dtype = context.probe.llama.compute_dtype(),
+             .device = context.update.llama.device()}),
+      perturbation_(options, context.update.llama.num_layers(), kept_),
+      sums_(context.update.llama.num_layers(), context.sum_options()) {}
 
 bool VaccineMethod::is_checked(int64_t step) const {
   return vaccine::is_checked(options_, own_probe(), step);
 }
 
 template <typename Record>
-double VaccineMethod::run_probe(train::PassModel model, const train::StepBatch& batch, Group group,
-                                const Record& record) {
-  model::PassOptions options = train::update_pass_options(context_, batch);
+void VaccineMethod::run_probe(train::PassModel model, const train::PlacedStep& step, Group group,
+                              at::Tensor& loss_sum, const Record& record) {
+  model::PassOptions options = train::update_pass_options(context_, step);
   options.recompute = recomputes_probe(context_.train);
   options.stop_at_first_boundary = true;
-  if (options_.dropout_mask == "fresh")
-    options.dropout_stream = ops::dropout_stream(static_cast<uint64_t>(batch.step), 1);
-  double loss_sum = 0;
+  if (options_.dropout_mask == "fresh") {
+    options.dropout_stream = step.dropout_streams[1];
+    options.dropout_key = step.dropout_keys[1];
+  }
   for (size_t i = 0; i < group.count; ++i) {
     options.backward_boundary = [&record, i](int layer, const at::Tensor& grad_TD) {
       record(i, layer, grad_TD);
     };
-    loss_sum += model.llama.forward_backward(batch.micro_batches[group.first + i], model.weights,
-                                             nullptr, options);
+    model.llama.forward_backward(step.micro_batches[group.first + i], model.weights, nullptr,
+                                 options, loss_sum);
   }
-  return loss_sum;
 }
 
-double VaccineMethod::find_perturbation(const train::StepBatch& batch, Group group) {
+void VaccineMethod::find_perturbation(const train::PlacedStep& step, Group group) {
   context_.set_phase("pass 1");
   perturbation_.begin(group.count);
-  const double loss_sum = run_probe(context_.probe, batch, group,
-                                    [this](size_t i, int layer, const at::Tensor& grad_TD) {
-                                      perturbation_.record(i, layer, grad_TD);
-                                    });
-  perturbation_.normalise(context_.world);
-  return loss_sum;
+  run_probe(context_.probe, step, group, sums_.clean_loss,
+            [this](size_t i, int layer, const at::Tensor& grad_TD) {
+              perturbation_.record(i, layer, grad_TD);
+            });
+  perturbation_.normalise(context_.tensor_world());
+  sums_.layer_squares.add_(perturbation_.layer_squares());
 }
 
-ops::CosineSums VaccineMethod::check_perturbation(const train::StepBatch& batch, Group group) {
+void VaccineMethod::check_perturbation(const train::PlacedStep& step, Group group) {
   context_.set_phase("check of the probe");
-  ProbeCheck check(perturbation_, context_.update.llama.num_layers());
-  run_probe(context_.update, batch, group, [&check](size_t i, int layer, const at::Tensor& grad) {
-    check.record(i, layer, grad);
-  });
-  return check.finish(context_.world);
+  ProbeCheck check(perturbation_, context_.update.llama.num_layers(), kept_);
+  at::Tensor unused = at::zeros({}, context_.sum_options());
+  run_probe(
+      context_.update, step, group, unused,
+      [&check](size_t i, int layer, const at::Tensor& grad) { check.record(i, layer, grad); });
+  check.finish(context_.tensor_world(), sums_.cosine);
 }
 
-double VaccineMethod::train_perturbed(const train::StepBatch& batch, Group group) {
+void VaccineMethod::train_perturbed(const train::PlacedStep& step, Group group) {
   context_.set_phase("pass 2");
-  model::PassOptions options = train::update_pass_options(context_, batch);
-  double loss_sum = 0;
+  model::PassOptions options = train::update_pass_options(context_, step);
   for (size_t i = 0; i < group.count; ++i) {
     options.forward_boundary = [this, i](int layer, const at::Tensor&, at::Tensor& h_TD) {
       perturbation_.add_to(i, layer, h_TD);
     };
-    loss_sum += context_.update.llama.forward_backward(batch.micro_batches[group.first + i],
-                                                       context_.update.weights, &context_.gradients,
-                                                       options);
+    context_.update.llama.forward_backward(step.micro_batches[group.first + i],
+                                           context_.update.weights, &context_.gradients, options,
+                                           sums_.loss);
   }
-  return loss_sum;
+}
+
+void VaccineMethod::run_passes(const train::PlacedStep& step, bool checked) {
+  sums_.all.zero_();
+  pass1_s_ = 0;
+  const size_t size = group_size(options_, step.micro_batches.size());
+  for (size_t first = 0; first < step.micro_batches.size(); first += size) {
+    const Group group{first, size};
+    const Stopwatch watch;
+    find_perturbation(step, group);
+    if (context_.update.llama.device().is_cpu()) pass1_s_ += watch.elapsed_s();
+    if (checked) check_perturbation(step, group);
+    train_perturbed(step, group);
+  }
 }
 
 train::StepOutcome VaccineMethod::run(const train::StepBatch& batch) {
   if (!is_two_pass(options_, batch.step)) return one_pass_.run(batch);
-  const size_t num_layers = perturbation_.layer_squares().size();
-  // What is summed over the ranks at the end: squares per layer, clean loss, perturbed loss, and
-  // the three sums of a cosine.
-  std::vector<double> sums(num_layers + 5, 0.0);
-  train::StepOutcome outcome;
-  const size_t size = group_size(options_, batch.micro_batches.size());
-  for (size_t first = 0; first < batch.micro_batches.size(); first += size) {
-    const Group group{first, size};
-    const Stopwatch watch;
-    sums[num_layers] += find_perturbation(batch, group);
-    outcome.pass1_s += watch.elapsed_s();
-    for (size_t l = 0; l < num_layers; ++l) sums[l] += perturbation_.layer_squares()[l];
-    if (is_checked(batch.step)) {
-      const ops::CosineSums cosine = check_perturbation(batch, group);
-      sums[num_layers + 2] += cosine.ab;
-      sums[num_layers + 3] += cosine.aa;
-      sums[num_layers + 4] += cosine.bb;
-    }
-    sums[num_layers + 1] += train_perturbed(batch, group);
-  }
+  const bool checked = is_checked(batch.step);
+  passes_.run(batch, checked ? 1 : 0,
+              [this, checked](const train::PlacedStep& step) { run_passes(step, checked); });
+  return outcome_of(batch);
+}
+
+train::StepOutcome VaccineMethod::outcome_of(const train::StepBatch& batch) {
+  context_.wait_for_device();
+  const at::Tensor sums = sums_.all.to(at::kCPU, /*non_blocking=*/false, /*copy=*/true);
+  auto* const values = sums.mutable_data_ptr<double>();
+  const int64_t num_layers = sums.numel() - 5;
   // The global scope has summed the squares over the ranks already.
-  const size_t skip = norm_scope_of(options_) == NormScope::kGlobal ? num_layers : 0;
+  const int64_t skip = norm_scope_of(options_) == NormScope::kGlobal ? num_layers : 0;
   context_.world
-      .all_reduce(sums.data() + skip, narrow<int64_t>(sums.size() - skip), dist::DataType::kFloat64,
+      .all_reduce(values + skip, sums.numel() - skip, dist::DataType::kFloat64,
                   dist::ReduceOp::kSum)
       .wait();
-  outcome.layer_squares.assign(sums.begin(), sums.begin() + narrow<std::ptrdiff_t>(num_layers));
-  outcome.clean_loss = sums[num_layers] / static_cast<double>(batch.label_tokens);
-  outcome.loss = sums[num_layers + 1] / static_cast<double>(batch.label_tokens);
+  train::StepOutcome outcome{.pass1_s = pass1_s_};
+  outcome.layer_squares.assign(values, values + num_layers);
+  outcome.clean_loss = values[num_layers] / static_cast<double>(batch.label_tokens);
+  outcome.loss = values[num_layers + 1] / static_cast<double>(batch.label_tokens);
   if (is_checked(batch.step))
     outcome.probe_cosine =
-        sums[num_layers + 2] / std::sqrt(sums[num_layers + 3] * sums[num_layers + 4]);
+        values[num_layers + 2] / std::sqrt(values[num_layers + 3] * values[num_layers + 4]);
   return outcome;
 }
 

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "train/step_method.h"
+#include "train/step_passes.h"
 #include "train/step_plan.h"
 #include "vaccine/perturbation.h"
 #include "vaccine/probe_check.h"
@@ -35,19 +36,34 @@ class VaccineMethod : public train::StepMethod {
     return &context_.probe.llama != &context_.update.llama ? &context_.probe.llama : nullptr;
   }
   bool is_checked(int64_t step) const;
+  // What is summed over the step, fp64 on the device: views of one tensor.
+  struct Sums {
+    explicit Sums(int64_t num_layers, const at::TensorOptions& options);
+    at::Tensor all;            // [L + 5]
+    at::Tensor layer_squares;  // [L]
+    at::Tensor clean_loss, loss;
+    at::Tensor cosine;  // [3]
+  };
   // Forward and backward of pass 1 over a group; `record` gets (index in the group, layer, G_l).
-  // Returns the sum of cross entropies.
+  // Adds the cross entropies to `loss_sum`.
   template <typename Record>
-  double run_probe(train::PassModel model, const train::StepBatch& batch, Group group,
-                   const Record& record);
-  double find_perturbation(const train::StepBatch& batch, Group group);
-  ops::CosineSums check_perturbation(const train::StepBatch& batch, Group group);
-  double train_perturbed(const train::StepBatch& batch, Group group);
+  void run_probe(train::PassModel model, const train::PlacedStep& step, Group group,
+                 at::Tensor& loss_sum, const Record& record);
+  void find_perturbation(const train::PlacedStep& step, Group group);
+  void check_perturbation(const train::PlacedStep& step, Group group);
+  void train_perturbed(const train::PlacedStep& step, Group group);
+  // All passes of a step; the host does not wait for their results.
+  void run_passes(const train::PlacedStep& step, bool checked);
+  train::StepOutcome outcome_of(const train::StepBatch& batch);
 
   train::StepContext context_;
   VaccineOptions options_;
   train::SftMethod one_pass_;
+  train::StepPasses passes_;
+  KeptStates kept_;
   Perturbation perturbation_;
+  Sums sums_;
+  double pass1_s_ = 0;
 };
 
 }  // namespace vax::vaccine

@@ -64,10 +64,11 @@ at::Tensor logits_after(const Llama& llama, MemoryWeights& weights, const Ids& i
   for (size_t t = 0; t < ids.size(); ++t) batch.positions.push_back(narrow<int32_t>(t));
   batch.rows.assign(ids.size(), 0);
   batch.offsets = {0, narrow<int32_t>(ids.size())};
-  at::Tensor x_TD = llama.embed(batch, weights);
+  const PlacedBatch placed(batch, llama.device());
+  at::Tensor x_TD = llama.embed(placed.view(), weights);
   for (int layer = 0; layer < llama.num_layers(); ++layer) {
     const HeldWeights held(weights, layer + 1);
-    const BlockContext context = llama.make_context(batch, layer, {});
+    const BlockContext context = llama.make_context(placed.view(), layer, {});
     AttentionSaved attention;
     x_TD = x_TD + attention_forward(context, held.all(), x_TD, attention);
     MlpSaved mlp;

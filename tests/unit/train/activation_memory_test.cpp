@@ -80,9 +80,13 @@ class OneRank {
     begin_step(weights_, llama().unit_uses(true));
     const int64_t before = tensor_bytes();
     reset_tensor_peak();
-    llama().forward_backward(
-        batch, weights_, update ? &sink_ : nullptr,
-        {.loss_scale = 1e-3, .recompute = recompute, .stop_at_first_boundary = !update});
+    at::Tensor loss_sum = at::zeros({}, at::kDouble);
+    llama().forward_backward(model::PlacedBatch(batch, llama().device()).view(), weights_,
+                             update ? &sink_ : nullptr,
+                             {.loss_scale = at::scalar_tensor(1e-3, at::kDouble),
+                              .recompute = recompute,
+                              .stop_at_first_boundary = !update},
+                             loss_sum);
     return tensor_peak_bytes() - before;
   }
 

@@ -32,7 +32,7 @@ class PerturbationTest : public ::testing::Test {
   }
 
   Perturbation recorded(const VaccineOptions& options, at::ScalarType kept_dtype = at::kFloat) {
-    Perturbation perturbation(options, kLayers, kept_dtype);
+    Perturbation perturbation(options, kLayers, {.width = kHidden, .dtype = kept_dtype});
     perturbation.begin(grads_.size());
     for (size_t m = 0; m < grads_.size(); ++m)
       for (int layer = kLayers - 1; layer >= 0; --layer)
@@ -82,11 +82,11 @@ TEST_F(PerturbationTest, KeptInBf16HasNormRhoToo) {
   const double norm = std::sqrt(kept_squares);
   // Roundings of fp32; those of bf16, 2e-3 of an element, would show.
   EXPECT_NEAR(std::sqrt(eps_squares), 3 * norm / (norm + 1e-7), 3e-6);
-  EXPECT_NEAR(perturbation.scale(), 3 / (norm + 1e-7), 1e-6 * 3 / norm);
+  EXPECT_NEAR(perturbation.scale().item<double>(), 3 / (norm + 1e-7), 1e-6 * 3 / norm);
 }
 
 TEST_F(PerturbationTest, SaysWhatItKeeps) {
-  Perturbation empty({}, kLayers);
+  Perturbation empty({}, kLayers, {.width = kHidden});
   EXPECT_EQ(empty.num_bytes(), 0);
   constexpr int64_t kTokens = 5 + 1;
   EXPECT_EQ(recorded({}).num_bytes(), kLayers * kTokens * kHidden * 4);
@@ -112,11 +112,11 @@ TEST_F(PerturbationTest, PointsAlongTheGradient) {
       // A few roundings of fp32.
       EXPECT_TRUE(at::allclose(epsilon(perturbation, m, layer), expected, 1e-6, 0));
     }
-  EXPECT_NEAR(perturbation.scale(), scale, 1e-6 * scale);
+  EXPECT_NEAR(perturbation.scale().item<double>(), scale, 1e-6 * scale);
 }
 
 TEST_F(PerturbationTest, RecordsACopy) {
-  Perturbation perturbation({.rho = 1}, kLayers);
+  Perturbation perturbation({.rho = 1}, kLayers, {.width = kHidden});
   perturbation.begin(1);
   at::Tensor grad = at::ones({2, kHidden});
   for (int layer = 0; layer < kLayers; ++layer) perturbation.record(0, layer, grad);
@@ -164,11 +164,11 @@ TEST_F(PerturbationTest, OnlyChosenLayersCountAndAreChanged) {
   for (size_t m = 0; m < grads_.size(); ++m)
     sum += epsilon(perturbation, m, 1).square().sum().item<double>();
   EXPECT_NEAR(std::sqrt(sum), 2, 2 * 1e-3);  // 1e-7 beside a norm of 6e-4
-  EXPECT_EQ(perturbation.layer_squares()[2], 0);
+  EXPECT_EQ(perturbation.layer_squares()[2].item<double>(), 0);
 }
 
 TEST_F(PerturbationTest, ZeroGradientsGiveNoPerturbation) {
-  Perturbation perturbation({.rho = 2}, kLayers);
+  Perturbation perturbation({.rho = 2}, kLayers, {.width = kHidden});
   perturbation.begin(1);
   for (int layer = 0; layer < kLayers; ++layer)
     perturbation.record(0, layer, at::zeros({2, kHidden}));
@@ -179,8 +179,8 @@ TEST_F(PerturbationTest, ZeroGradientsGiveNoPerturbation) {
 }
 
 TEST_F(PerturbationTest, RefusesLayersTheModelDoesNotHave) {
-  EXPECT_THROW(Perturbation({.layers = {kLayers}}, kLayers), ConfigError);
-  EXPECT_THROW(Perturbation({.layers = {-1}}, kLayers), ConfigError);
+  EXPECT_THROW(Perturbation({.layers = {kLayers}}, kLayers, {}), ConfigError);
+  EXPECT_THROW(Perturbation({.layers = {-1}}, kLayers, {}), ConfigError);
 }
 
 }  // namespace

@@ -17,6 +17,10 @@ constexpr int64_t kHidden = 6;
 using Gradients = std::vector<std::vector<at::Tensor>>;  // [micro-batch][layer] T x D
 
 // Of two micro-batches; layers of different size.
+struct CosineSums {
+  double ab, aa, bb;
+};
+
 Gradients random_gradients() {
   Gradients gradients;
   for (const int64_t num_tokens : {4, 3}) {
@@ -33,7 +37,7 @@ class ProbeCheckTest : public ::testing::Test {
 
   Perturbation found(const VaccineOptions& options, const Gradients& gradients,
                      at::ScalarType kept_dtype = at::kFloat) {
-    Perturbation perturbation(options, kLayers, kept_dtype);
+    Perturbation perturbation(options, kLayers, {.width = kHidden, .dtype = kept_dtype});
     perturbation.begin(gradients.size());
     for (size_t m = 0; m < gradients.size(); ++m)
       for (int layer = kLayers - 1; layer >= 0; --layer)
@@ -41,15 +45,18 @@ class ProbeCheckTest : public ::testing::Test {
     perturbation.normalise(*world_);
     return perturbation;
   }
-  ops::CosineSums sums(const Perturbation& perturbation, const Gradients& exact) {
-    ProbeCheck check(perturbation, kLayers);
+  CosineSums sums(const Perturbation& perturbation, const Gradients& exact) {
+    ProbeCheck check(perturbation, kLayers, {.width = kHidden});
     for (size_t m = 0; m < exact.size(); ++m)
       for (int layer = kLayers - 1; layer >= 0; --layer)
         check.record(m, layer, exact[m][static_cast<size_t>(layer)]);
-    return check.finish(*world_);
+    at::Tensor sums = at::zeros({3}, at::kDouble);
+    check.finish(*world_, sums);
+    const auto* s = sums.const_data_ptr<double>();
+    return {.ab = s[0], .aa = s[1], .bb = s[2]};
   }
   double cosine(const Perturbation& perturbation, const Gradients& exact) {
-    const ops::CosineSums s = sums(perturbation, exact);
+    const CosineSums s = sums(perturbation, exact);
     return s.ab / std::sqrt(s.aa * s.bb);
   }
 
@@ -88,12 +95,12 @@ TEST_F(ProbeCheckTest, IsOverAllLayersTokensAndMicroBatches) {
   };
   const Gradients probe = {{vector(3, 4), vector(3, 4)}, {vector(5, 0), vector(0, 5)}};
   const Gradients exact = {{vector(4, 3), vector(4, 3)}, {vector(0, 5), vector(5, 0)}};
-  const ops::CosineSums token = sums(found({}, probe), exact);
+  const CosineSums token = sums(found({}, probe), exact);
   EXPECT_EQ(token.ab, 48);
   EXPECT_EQ(token.aa, 100);
   EXPECT_EQ(token.bb, 100);
   // Shared: per layer the sum over tokens first: (8, 4) and (3, 9) against (4, 8) and (9, 3).
-  const ops::CosineSums shared = sums(found({.direction = "shared"}, probe), exact);
+  const CosineSums shared = sums(found({.direction = "shared"}, probe), exact);
   EXPECT_EQ(shared.ab, 64 + 54);
   EXPECT_EQ(shared.aa, 80 + 90);
   EXPECT_EQ(shared.bb, 80 + 90);
@@ -119,7 +126,7 @@ TEST_F(ProbeCheckTest, SeesTheRoundingOfBf16) {
 
 TEST_F(ProbeCheckTest, WithoutRowsSumsToNothing) {
   for (const std::string direction : {"token", "shared"}) {
-    const ops::CosineSums none = sums(found({.direction = direction}, {}), {});
+    const CosineSums none = sums(found({.direction = direction}, {}), {});
     EXPECT_EQ(none.ab + none.aa + none.bb, 0) << direction;
   }
 }

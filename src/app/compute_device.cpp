@@ -1,0 +1,56 @@
+#include "app/compute_device.h"
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+
+#include "base/error.h"
+#include "ops/device/runtime.h"
+
+namespace vax::app {
+namespace {
+
+constexpr std::string_view kDevice = "cuda", kHost = "cpu";
+
+bool runs_model(const std::string& subcommand) {
+  constexpr std::array<std::string_view, 5> kRunning = {"align", "finetune", "eval", "drift",
+                                                        "generate"};
+  return std::ranges::find(kRunning, subcommand) != kRunning.end();
+}
+
+bool wants_device(const Options& options) {
+  const std::string& asked = options.runtime.device;
+  if (options.subcommand == "plan") return asked == kDevice;
+  if (!runs_model(options.subcommand) || asked == kHost) return false;
+  if (ops::device::count() > 0) return true;
+  if (asked == kDevice)
+    throw ConfigError(
+        cat("runtime.device: expected auto or cpu (", ops::device::why_none(), "), found cuda"));
+  return false;
+}
+
+}  // namespace
+
+void choose_device(Options& options) {
+  const bool device = wants_device(options);
+  if (device) {
+    options.runtime.device = kDevice;
+    if (options.model.dtype.empty()) options.model.dtype = "bf16";
+    return;
+  }
+  if (options.vaccine.probe_dtype == "fp8")
+    throw ConfigError("vaccine.probe_dtype: expected same or bf16 on a CPU, found fp8");
+  if (options.runtime.graphs == "on")
+    throw ConfigError("runtime.graphs: expected auto or off on a CPU, found on");
+}
+
+ComputeDevice select_device(const Options& options, int local_rank) {
+  if (options.runtime.device != kDevice || options.subcommand == "plan") return {};
+  const int index = local_rank % ops::device::count();
+  ops::device::select(index);
+  return {.device = ops::device::current(),
+          .context =
+              dist::DeviceContext{.index = index, .compute_stream = ops::device::compute_stream()}};
+}
+
+}  // namespace vax::app
