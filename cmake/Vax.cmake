@@ -4,9 +4,9 @@
 add_library(vax_flags INTERFACE)
 target_compile_options(
   vax_flags
-  INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wnon-virtual-dtor
-            -Woverloaded-virtual -Wno-missing-field-initializers -fno-math-errno -fno-trapping-math
-            $<$<BOOL:${VAX_WERROR}>:-Werror>)
+  INTERFACE
+    "$<$<COMPILE_LANGUAGE:C,CXX>:-Wall;-Wextra;-Wpedantic;-Wshadow;-Wconversion;-Wno-sign-conversion;-Wnon-virtual-dtor;-Woverloaded-virtual;-Wno-missing-field-initializers;-fno-math-errno;-fno-trapping-math;$<$<BOOL:${VAX_WERROR}>:-Werror>>"
+    "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra;--expt-relaxed-constexpr;$<$<BOOL:${VAX_WERROR}>:-Werror=all-warnings>>")
 if(VAX_SANITIZE)
   target_compile_options(vax_flags INTERFACE -fsanitize=${VAX_SANITIZE} -fno-omit-frame-pointer)
   target_link_options(vax_flags INTERFACE -fsanitize=${VAX_SANITIZE})

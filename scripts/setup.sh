@@ -42,9 +42,11 @@ missing_system_packages() {
 install_system_packages() {
   # CI compiles the benchmark programs, so that they keep up with the code, and runs the job scripts
   # under a real Slurm; srun's pmix plugin loads the library by the name that libpmix-dev brings.
+  # GPU kernels run on the host as fibers of Boost.Context.
   # clang fuzzes (scripts/fuzz.sh); Debian's default, 14, does not compile C++20's source_location.
   if [[ $with_tests == ON ]]; then
-    system_packages+=(libbenchmark-dev slurm-wlm munge libpmix-dev clang-16 libclang-rt-16-dev)
+    system_packages+=(libbenchmark-dev libboost-context-dev slurm-wlm munge libpmix-dev clang-16
+      libclang-rt-16-dev)
   fi
   if ! command -v dpkg-query >/dev/null; then
     say "not a Debian system: please see to ${system_packages[*]} (names of Debian 12)"
@@ -115,7 +117,7 @@ check_libtorch() {
 
 mention_gpu() {
   if [[ -r /proc/driver/nvidia/version ]] && command -v nvcc >/dev/null; then
-    say "an NVIDIA driver and nvcc are here: 'cmake --preset nccl && cmake --build --preset nccl'" \
+    say "an NVIDIA driver and nvcc are here: 'cmake --preset cuda && cmake --build --preset cuda'" \
       "builds for GPUs"
   fi
 }

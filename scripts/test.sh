@@ -37,21 +37,18 @@ check_scripts() {
   shellcheck -x "${files[@]}" || failures+=("shellcheck")
 }
 
-# The CUDA and NCCL code compiles and links wherever the toolkit is; it runs only where a device is.
-build_nccl() {
-  local header found=no
-  for header in /usr/include/nccl.h /usr/local/include/nccl.h /usr/local/cuda*/include/nccl.h; do
-    [[ ! -e $header ]] || found=yes
-  done
-  if [[ $found == no ]] || ! command -v nvcc >/dev/null; then
-    say "no CUDA toolkit with NCCL here: the NCCL code is not compiled"
+# The program for GPUs and its tests compile and link everywhere: setup.sh --tests brings nvcc. They
+# run only where a device is.
+build_cuda() {
+  say "compiling and linking the program for GPUs"
+  if ! { cmake --preset cuda -DVAX_WERROR=ON "-DLIBTORCH_ROOT=${LIBTORCH_ROOT:-}" >&2 &&
+    cmake --build --preset cuda --target vaccine gpu_tests --parallel "$(build_jobs)" >&2; }; then
+    failures+=("build for GPUs")
     return
   fi
-  say "compiling and linking the NCCL code"
-  if ! { cmake --preset nccl -DVAX_WERROR=ON "-DLIBTORCH_ROOT=${LIBTORCH_ROOT:-}" >&2 &&
-    cmake --build --preset nccl --target nccl_collectives_test --parallel "$(build_jobs)" >&2; }; then
-    failures+=("NCCL build")
-  fi
+  local version
+  version=$(build/cuda/vaccine --version) || failures+=("start of the program for GPUs")
+  say "build/cuda/vaccine: $version"
 }
 
 gpu_tests() { ctest --test-dir build/ci -N -L '^gpu$' | sed -n 's/^ *Test *#[0-9]*: //p'; }
@@ -93,7 +90,7 @@ main() {
   check_format
   check_scripts
   build_preset ci ON
-  build_nccl
+  build_cuda
   run_tests "$@"
   # A selection of tests is asked for to be quick.
   if (($# == 0)); then "$repository/scripts/fuzz.sh" || failures+=("fuzzing"); fi

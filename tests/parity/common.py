@@ -250,11 +250,14 @@ def tokenize(tokenizer, row):
 class ProgramRuns:
     """Base model with tokenizer, an adapter with B != 0, data; and runs of the program on them."""
 
-    def __init__(self, work, program, num_rows, launcher=()):
-        """`launcher`: mpiexec and its options up to the number of ranks."""
+    def __init__(self, work, program, num_rows, launcher=(), defaults=None, shape=None):
+        """`launcher`: mpiexec and its options up to the number of ranks. `defaults`: options of every
+        run that does not say otherwise. `shape`: of the base model, as for make_model()."""
         self.work, self.program, self.launcher, self.num_runs = work, program, launcher, 0
+        self.defaults = defaults or {}
         self.base, self.adapter, self.data = work / "base", work / "init", work / "data.json"
-        make_model(self.base, 11, vocab_size=VOCAB_SIZE, num_key_value_heads=2)
+        make_model(self.base, 11, **{"vocab_size": VOCAB_SIZE, "num_key_value_heads": 2}
+                   | (shape or {}))
         self.tokenizer = train_tokenizer(self.base, VOCAB_SIZE)
         make_adapter(load_model(self.base), self.adapter, 12)
         self.rows = write_data(self.data, num_rows, 13)
@@ -271,7 +274,7 @@ class ProgramRuns:
         options = {"model.path": self.base, "data.path": self.data, "data.template": "plain",
                    "data.shuffle": "false", "data.max_length": MAX_LENGTH,
                    "train.global_batch": GLOBAL_BATCH, "train.epochs": 2, "runtime.threads": 1,
-                   "runtime.device": "cpu", "output.dir": output} | options
+                   "runtime.device": "cpu", "output.dir": output} | self.defaults | options
         self.start("align", options, ranks)
         return output
 
@@ -291,7 +294,13 @@ def program_arguments(description, **positional):
     parser.add_argument("--vaccine", required=True, type=Path)
     parser.add_argument("--mpiexec", required=True)
     parser.add_argument("--numproc-flag", required=True)
+    parser.add_argument("--default", action="append", default=[], metavar="OPTION=VALUE",
+                        help="of every run that does not say otherwise")
     return parser.parse_args()
+
+
+def defaults_of(arguments):
+    return dict(default.split("=", 1) for default in arguments.default)
 
 
 def launcher_of(arguments):

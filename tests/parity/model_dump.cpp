@@ -31,6 +31,7 @@ namespace {
 
 using vax::cat;
 using vax::model::Llama;
+using vax::model::PlacedBatch;
 using vax::testing::MemoryGradients;
 using vax::testing::MemoryWeights;
 
@@ -125,10 +126,11 @@ class Dump {
 // Logits of every token: the residual stream as Llama::forward runs it, without its loss.
 at::Tensor all_logits(const Llama& llama, const vax::PackedBatch& batch,
                       vax::model::WeightSource& weights) {
-  at::Tensor x_TD = llama.embed(batch, weights);
+  const PlacedBatch placed(batch, llama.device());
+  at::Tensor x_TD = llama.embed(placed.view(), weights);
   for (int layer = 0; layer < llama.num_layers(); ++layer) {
     const vax::model::HeldWeights held(weights, layer + 1);
-    const vax::model::BlockContext context = llama.make_context(batch, layer, {});
+    const vax::model::BlockContext context = llama.make_context(placed.view(), layer, {});
     vax::model::AttentionSaved attention;
     x_TD = x_TD + vax::model::attention_forward(context, held.all(), x_TD, attention);
     vax::model::MlpSaved mlp;
@@ -151,21 +153,22 @@ void dump(const Arguments& arguments) {
 
   std::map<std::string, std::vector<at::Tensor>> by_token;  // parts of the micro-batches
   vax::model::PassOptions options;
-  options.loss_scale = 1 / static_cast<double>(num_labels);
+  options.loss_scale = at::scalar_tensor(1 / static_cast<double>(num_labels), at::kDouble);
   options.forward_boundary = [&](int layer, const at::Tensor& e_TD, at::Tensor&) {
     by_token[cat("e.", layer)].push_back(e_TD.clone());
   };
   options.backward_boundary = [&](int layer, const at::Tensor& grad_TD) {
     by_token[cat("boundary_grad.", layer)].push_back(grad_TD.clone());
   };
-  double loss_sum = 0;
+  at::Tensor loss_sum = at::zeros({1}, at::kDouble);
   for (const vax::PackedBatch& batch : batches)
-    loss_sum += llama.forward_backward(batch, weights, &gradients, options);
+    llama.forward_backward(PlacedBatch(batch, llama.device()).view(), weights, &gradients, options,
+                           loss_sum);
   for (const vax::PackedBatch& batch : batches)
     by_token["logits"].push_back(all_logits(llama, batch, weights));
 
   Dump result;
-  result.add("loss_sum", at::full({1}, loss_sum, at::kFloat));
+  result.add("loss_sum", loss_sum);
   for (const auto& [name, parts] : by_token) result.add(name, at::cat(parts));
   for (const std::string& name : gradients.names())
     result.add("grad." + name, gradients.gradient(name));

@@ -6,7 +6,7 @@ no probe of its own.
 import tempfile
 from pathlib import Path
 
-from common import Checks, ProgramRuns, launcher_of, program_arguments
+from common import Checks, ProgramRuns, defaults_of, launcher_of, program_arguments
 from vaccine_parity import TRAINING, read_steps, read_weights
 
 NUM_STEPS = 10  # two epochs of five steps
@@ -102,7 +102,8 @@ def main():
     arguments = program_arguments(__doc__)
     checks = Checks()
     with tempfile.TemporaryDirectory() as directory:
-        runs = ProgramRuns(Path(directory), arguments.vaccine, 23, launcher_of(arguments))
+        runs = ProgramRuns(Path(directory), arguments.vaccine, 23, launcher_of(arguments),
+                           defaults_of(arguments))
         for kind in ("LoRA", "full parameters"):
             probe_in_bf16(checks, runs, kind)
             probe_on_ranks(checks, runs, kind)

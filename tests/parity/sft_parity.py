@@ -9,8 +9,8 @@ import math
 import tempfile
 from pathlib import Path
 
-from common import (GLOBAL_BATCH, VOCAB_SIZE, Checks, ProgramRuns, cross_entropy_sum, launcher_of,
-                    load_model, make_model, pad, program_arguments)
+from common import (GLOBAL_BATCH, VOCAB_SIZE, Checks, ProgramRuns, cross_entropy_sum, defaults_of,
+                    launcher_of, load_model, make_model, pad, program_arguments)
 import torch
 from safetensors.torch import load_file
 from transformers import Trainer, get_cosine_schedule_with_warmup
@@ -110,7 +110,8 @@ def main():
     arguments = program_arguments(__doc__)
     checks = Checks()
     with tempfile.TemporaryDirectory() as directory:
-        runs = ProgramRuns(Path(directory), arguments.vaccine, NUM_ROWS, launcher_of(arguments))
+        runs = ProgramRuns(Path(directory), arguments.vaccine, NUM_ROWS, launcher_of(arguments),
+                           defaults_of(arguments))
         batches = runs.global_batches(EPOCHS)
         checks.true(len(batches) == NUM_STEPS and len(batches[-1]) < GLOBAL_BATCH,
                     "the data does not make the steps it should")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common import (GLOBAL_BATCH, MAX_LENGTH, AttentionBoundary, Checks, ProgramRuns, adapter_name,
-                    cross_entropy_sum, launcher_of, load_model, pad, program_arguments)
+                    cross_entropy_sum, defaults_of, launcher_of, load_model, pad, program_arguments)
 import h5py
 import torch
 from peft import PeftModel
@@ -299,7 +299,7 @@ def main():
     checks = Checks()
     with tempfile.TemporaryDirectory() as directory:
         part(checks, ProgramRuns(Path(directory), arguments.vaccine, num_rows,
-                                 launcher_of(arguments)))
+                                 launcher_of(arguments), defaults_of(arguments)))
     checks.finish()
 
 
