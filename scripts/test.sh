@@ -42,7 +42,7 @@ check_scripts() {
 build_cuda() {
   say "compiling and linking the program for GPUs"
   if ! { cmake --preset cuda -DVAX_WERROR=ON "-DLIBTORCH_ROOT=${LIBTORCH_ROOT:-}" >&2 &&
-    cmake --build --preset cuda --target vaccine gpu_tests --parallel "$(build_jobs)" >&2; }; then
+    cmake --build --preset cuda --target gpu_check_programs --parallel "$(build_jobs)" >&2; }; then
     failures+=("build for GPUs")
     return
   fi

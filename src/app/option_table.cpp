@@ -170,9 +170,9 @@ void add_vaccine(std::vector<OptionRow>& rows) {
   vaccine.add("layers", &V::layers, distinct(at_least(0)),
               "perturbed layers, counted from 0 (list)", {.unset = "all"});
   vaccine.add("probe_dtype", &V::probe_dtype, one_of({"same", "bf16", "fp8"}),
-              "arithmetic of pass 1; fp8 on a GPU only");
+              "arithmetic of pass 1; fp8: GPU");
   vaccine.add("probe_check_interval", &V::probe_check_interval, at_least(0),
-              "steps between checks of a bf16 pass 1; 0: never");
+              "steps between checks of such a pass 1; 0: never");
   vaccine.add("dropout_mask", &V::dropout_mask, one_of({"same", "fresh"}),
               "masks of pass 1 against pass 2's");
 }
@@ -258,7 +258,7 @@ void add_output_and_runtime(std::vector<OptionRow>& rows) {
   runtime.add("progress", &RuntimeOptions::progress, one_of({"thread", "poll"}),
               "who moves messages on during compute");
   runtime.add("graphs", &RuntimeOptions::graphs, one_of({"auto", "on", "off"}),
-              "on a GPU: capture a step's passes and replay them");
+              "capture and replay passes (GPU)");
   runtime.add("timeout_s", &RuntimeOptions::timeout_s, at_least(0),
               "longest wait for other ranks; 0: for ever");
 }

@@ -11,9 +11,8 @@
 namespace vax {
 
 struct ModelOptions {
-  std::string path;  // Hugging Face directory
-  std::string
-      dtype;  // of frozen weights and GEMM inputs: fp32 | bf16; "" = fp32 on a CPU, bf16 on a GPU
+  std::string path;   // Hugging Face directory
+  std::string dtype;  // of frozen weights and GEMM inputs: fp32 | bf16; "" = fp32, on a GPU bf16
 };
 
 struct AdapterOptions {
@@ -66,7 +65,7 @@ struct VaccineOptions {
   std::string direction = "token";     // token | shared
   int64_t interval = 1;                // two passes when (step - 1) % interval == 0
   std::vector<int64_t> layers;         // 0-based; empty = all
-  std::string probe_dtype = "same";    // arithmetic of pass 1: same (as the training) | bf16 | fp8
+  std::string probe_dtype = "same";    // of pass 1: same (as the training) | bf16 | fp8
   int64_t probe_check_interval = 100;  // steps between measurements of the probe's cosine; 0: never
   std::string dropout_mask = "same";   // same | fresh
 };

@@ -82,7 +82,9 @@ def probe_on_ranks(checks, runs, kind):
                                       "vaccine.probe_check_interval": 3,
                                       "vaccine.direction": "shared" if full else "token"}
     expected = check_cosines(checks, f"{kind}, one rank", runs.align(options), 3)
-    for placement in ("full", "node"):
+    # Devices share no memory.
+    on_device = runs.defaults.get("runtime.device") == "cuda"
+    for placement in ("full", "replicate" if on_device else "node"):
         where = f"{kind}, two ranks, {placement}"
         layout = {"train.micro_batch": 2, "shard.frozen": placement, "shard.trainable": placement}
         got = check_cosines(checks, where, runs.align(options | layout, 2), 3)

@@ -33,11 +33,16 @@ TRAINING = {"train.method": "sft", "adapter.type": "none", "train.lr": LR,
             "train.weight_decay": WEIGHT_DECAY, "train.schedule": "cosine",
             "train.warmup_ratio": WARMUP_RATIO, "train.epochs": EPOCHS,
             "model.dtype": "fp32"}
-NODE = {"shard.frozen": "node", "shard.trainable": "node"}
 # name, shape, clip: below the norm of every step, and between those of some and of others.
 MODELS = [("biases", {"attention_bias": True, "mlp_bias": True}, 1.0),
           ("tied head", {"tie_word_embeddings": True, "intermediate_size": 44}, 2.6)]
-LAYOUTS = [(1, {}), (1, {"train.micro_batch": 2}), (2, {}), (2, NODE | {"train.micro_batch": 1})]
+
+
+def layouts(defaults):
+    """Ranks and options; devices share no memory."""
+    placement = "replicate" if defaults.get("runtime.device") == "cuda" else "node"
+    shared = {"shard.frozen": placement, "shard.trainable": placement, "train.micro_batch": 1}
+    return [(1, {}), (1, {"train.micro_batch": 2}), (2, {}), (2, shared)]
 
 
 class Reference:
@@ -123,7 +128,7 @@ def main():
             checks.true(any(clipped) and (clip == 1.0 or not all(clipped)),
                         f"control: {model}: clipping does not show")
             check_that_differences_show(checks, runs.base, batches, clip, trained, initial)
-            for num_ranks, options in LAYOUTS:
+            for num_ranks, options in layouts(runs.defaults):
                 output = runs.align(TRAINING | {"train.clip": clip} | options, num_ranks)
                 compare(checks, f"{model}, ranks {num_ranks}, {options}", output, figures, trained,
                         initial)

@@ -26,7 +26,7 @@ class StepRun {
   StepRun(const train::ModelRequest& request, train::Mesh mesh)
       : mesh_(std::move(mesh)),
         state_(train::ModelState::load(request, mesh_)),
-        gradients_(*mesh_.reduce, state_.trainable().unit_layout(), at::kCPU,
+        gradients_(*mesh_.reduce, state_.trainable().unit_layout(), request.device,
                    mesh_.trainable_node ? &*mesh_.trainable_node : nullptr),
         sink_(state_.trainable(), gradients_) {
     train_.seed = 5;
@@ -38,7 +38,9 @@ class StepRun {
             .gradients = sink_,
             .world = *mesh_.world,
             .train = train_,
-            .dropout = state_.llama().lora().enabled() ? 0.2 : 0};
+            .dropout = state_.llama().lora().enabled() ? 0.2 : 0,
+            .device_world = mesh_.device_world.get(),
+            .synchronize = mesh_.synchronize};
   }
   // Adds to the gradients; the uses that unit_uses() announces must be those that take place.
   train::StepOutcome run(train::StepMethod& method, const train::StepBatch& batch) {

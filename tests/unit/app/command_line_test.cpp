@@ -150,8 +150,9 @@ TEST(CommandLine, AbbreviationsAreUnknown) {
 TEST(CommandLine, OptionsToComeAreUnknownYet) {
   EXPECT_NE(parse_error("align --output.tensorboard").find("unknown option --output.tensorboard"),
             std::string::npos);
-  EXPECT_EQ(parse_error("align --vaccine.probe_dtype fp16"),
-            "vaccine.probe_dtype: expected one of same, bf16, fp8, found 'fp16' (the command line)");
+  EXPECT_EQ(
+      parse_error("align --vaccine.probe_dtype fp16"),
+      "vaccine.probe_dtype: expected one of same, bf16, fp8, found 'fp16' (the command line)");
 }
 
 TEST(CommandLine, PlacementsAreThree) {

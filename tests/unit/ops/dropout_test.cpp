@@ -14,6 +14,7 @@ namespace {
 // Tokens of sequences `rows[i]`, `lengths[i]` long.
 struct Places {
   std::vector<int32_t> rows, positions;
+  mutable DeviceCopies copies;
   void add(int32_t row, int32_t length) {
     for (int32_t p = 0; p < length; ++p) {
       rows.push_back(row);
@@ -21,7 +22,12 @@ struct Places {
     }
   }
   DropoutKey key(double p) const {
-    return {.p = p, .seed = 11, .stream = 22, .site = 33, .rows = rows, .positions = positions};
+    return {.p = p,
+            .seed = 11,
+            .stream = 22,
+            .site = 33,
+            .rows = copies.of(rows),
+            .positions = copies.of(positions)};
   }
   int64_t size() const { return static_cast<int64_t>(rows.size()); }
 };
@@ -33,10 +39,10 @@ at::Tensor mask_of(const DropoutKey& key, int64_t channels) {
 }
 
 // The definition in dropout.h, element by element.
-bool kept(const DropoutKey& key, size_t token, uint32_t channel) {
+bool kept(const Places& places, const DropoutKey& key, size_t token, uint32_t channel) {
   const PhiloxCounter draw =
-      philox4x32({static_cast<uint32_t>(key.rows[token]),
-                  static_cast<uint32_t>(key.positions[token]), key.site, channel / 8},
+      philox4x32({static_cast<uint32_t>(places.rows[token]),
+                  static_cast<uint32_t>(places.positions[token]), key.site, channel / 8},
                  philox_key(key.seed, key.stream));
   const uint32_t word = draw[channel % 8 / 2];
   const uint32_t bits = channel % 2 == 0 ? word & 0xffff : word >> 16;
@@ -55,7 +61,7 @@ TEST(DropoutTest, FollowsItsDefinition) {
       for (int64_t t = 0; t < places.size(); ++t) {
         for (int64_t c = 0; c < channels; ++c) {
           const float expected =
-              kept(key, static_cast<size_t>(t), static_cast<uint32_t>(c)) ? scale : 0.0f;
+              kept(places, key, static_cast<size_t>(t), static_cast<uint32_t>(c)) ? scale : 0.0f;
           ASSERT_EQ(mask[t][c].item<float>(), expected) << p << " " << t << " " << c;
         }
       }

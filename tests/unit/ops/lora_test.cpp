@@ -20,6 +20,7 @@ struct Case {
 // Inputs of one case, and what the operator makes of them.
 struct Problem {
   std::vector<int32_t> rows, positions;
+  mutable DeviceCopies copies;
   at::Tensor x, a, b, y_before, dy, dx_before;
 
   explicit Problem(const Case& c)
@@ -38,7 +39,12 @@ struct Problem {
   }
 
   DropoutKey key(double p) const {
-    return {.p = p, .seed = 5, .stream = 6, .site = 7, .rows = rows, .positions = positions};
+    return {.p = p,
+            .seed = 5,
+            .stream = 6,
+            .site = 7,
+            .rows = copies.of(rows),
+            .positions = copies.of(positions)};
   }
 
   struct Result {

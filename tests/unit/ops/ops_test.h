@@ -12,6 +12,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <limits>
 #include <span>
@@ -73,6 +74,17 @@ class OnDevice {
 
  private:
   at::Tensor tensor_;
+};
+
+// Copies there of numbers that change, each kept as long as the object.
+class DeviceCopies {
+ public:
+  std::span<const int32_t> of(const std::vector<int32_t>& values) {
+    return copies_.emplace_back(values).span();
+  }
+
+ private:
+  std::deque<OnDevice<int32_t>> copies_;
 };
 
 // One fp64 number in the memory of the tensors: what sums are added to and scales are read from.
