@@ -1,0 +1,126 @@
+#include "step_engine.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+#include "base/stopwatch.h"
+#include "model/llama_layout.h"
+#include "ops/device/runtime.h"
+#include "vaccine/vaccine_method.h"
+
+namespace vax::benchmarks {
+namespace {
+
+train::ModelRequest request_of(const StepSettings& settings) {
+  train::ModelRequest request;
+  request.model.dtype = settings.dtype;
+  request.train_base = !settings.lora();
+  request.probe_dtype = settings.probe;
+  request.device = ops::device::current();
+  return request;
+}
+
+TrainOptions train_options(const StepSettings& settings) {
+  TrainOptions options;
+  options.recompute = settings.recompute;
+  return options;
+}
+
+}  // namespace
+
+StepEngine::StepEngine(const StepSettings& settings, const dist::Communicator& world,
+                       const dist::DeviceContext* device)
+    : settings_(settings),
+      train_(train_options(settings)),
+      plan_(request_of(settings), model_config(settings),
+            settings.lora() ? model::make_lora_spec(8, 4, {}) : model::LoraSpec{}),
+      mesh_(train::make_mesh(world, world.split_by_node(), {}, plan_.train_base, device)),
+      frozen_(plan_.llama->frozen_layout(), *mesh_.frozen, plan_.frozen_units),
+      trainable_(plan_.llama->trainable_layout(), *mesh_.trainable, plan_.trainable_units),
+      weights_(frozen_, trainable_, plan_.nesting),
+      gradients_(*mesh_.reduce, trainable_.unit_layout(), plan_.llama->device()),
+      sink_(trainable_, gradients_),
+      optimizer_(trainable_, gradients_, train_),
+      batch_(make_batch(settings, plan_.llama->config().vocab_size)) {
+  at::manual_seed(1);
+  for (train::Plane* plane : {&frozen_, &trainable_}) fill(*plane);
+  if (settings_.probe == "fp8")
+    plan_.probe->use_fp8(!plan_.train_base && frozen_.units().num_slots() == 0);
+  if (!plan_.probe || plan_.probe_shares_weights) return;
+  train::Plane& copied = plan_.train_base ? trainable_ : frozen_;
+  probe_plane_ = std::make_unique<train::Plane>(copied, *mesh_.probe, plan_.probe_units);
+  probe_weights_ = std::make_unique<train::ShardedWeights>(
+      plan_.train_base ? frozen_ : *probe_plane_, plan_.train_base ? *probe_plane_ : trainable_,
+      plan_.nesting);
+}
+
+// Matrices are small random numbers, norms 1: losses and gradients are of ordinary size.
+void StepEngine::fill(train::Plane& plane) {
+  plane.units().begin_update();
+  const FlatLayout layout = plane.unit_layout();
+  for (int unit = 0; unit < plane.units().num_units(); ++unit) {
+    const at::Tensor& shard = plane.units().shard(unit);
+    for (const FlatGroup& group : layout[static_cast<size_t>(unit)].groups) {
+      const at::Tensor values = shard.narrow(0, group.offset, group.count);
+      if (group.shape.size() > 1)
+        values.normal_(0, 0.02);
+      else
+        values.fill_(1);
+    }
+  }
+  plane.units().refresh();
+}
+
+int64_t StepEngine::num_parameters() const {
+  return vax::num_parameters(model::base_layout(plan_.llama->config()));
+}
+
+train::PassModel StepEngine::model(bool probe) {
+  if (!probe || !plan_.probe) return {.llama = *plan_.llama, .weights = weights_};
+  return {.llama = *plan_.probe, .weights = probe_weights_ ? *probe_weights_ : weights_};
+}
+
+std::unique_ptr<train::StepMethod> StepEngine::make_method(const std::string& name) {
+  const int slots = frozen_.units().num_slots() + trainable_.units().num_slots() +
+                    (probe_plane_ ? probe_plane_->units().num_slots() : 0);
+  if (settings_.graphs && (slots > 0 || !ops::device::is_selected()))
+    throw ConfigError("--graphs on: expected a GPU and weights that are not gathered");
+  const train::StepContext context{.update = model(false),
+                                   .probe = model(name != "vaccine"),
+                                   .gradients = sink_,
+                                   .world = *mesh_.world,
+                                   .train = train_,
+                                   .dropout = settings_.lora() ? 0.1 : 0,
+                                   .device_world = mesh_.device_world.get(),
+                                   .use_graphs = settings_.graphs,
+                                   .synchronize = mesh_.synchronize};
+  if (name == "sft") return std::make_unique<train::SftMethod>(context);
+  return std::make_unique<vaccine::VaccineMethod>(context,
+                                                  VaccineOptions{.probe_check_interval = 0});
+}
+
+StepTime StepEngine::step(train::StepMethod& method) {
+  const Stopwatch watch;
+  gradients_.zero();
+  const train::StepBatch batch{
+      .step = ++num_steps_, .micro_batches = {&batch_, 1}, .label_tokens = batch_.num_labels()};
+  train::begin_step(weights_, probe_weights_ ? *probe_weights_ : weights_,
+                    method.unit_uses(batch.step, 1));
+  StepTime time;
+  time.loss = method.run(batch).loss;
+  gradients_.finish();
+  time.passes_s = watch.elapsed_s();
+  const double norm = optimizer_.gradient_norm(mesh_.synchronize);
+  VAX_CHECK(std::isfinite(time.loss) && std::isfinite(norm), "loss ", time.loss, ", gradient norm ",
+            norm);
+  optimizer_.update(1e-5, std::min(1.0, train_.clip / (norm + 1e-6)));
+  if (probe_plane_ && plan_.train_base) probe_plane_->units().refresh();
+  if (mesh_.synchronize) mesh_.synchronize();
+  time.step_s = watch.elapsed_s();
+  return time;
+}
+
+}  // namespace vax::benchmarks
