@@ -52,6 +52,13 @@ void fill_offsets(const std::vector<int32_t>& values, const BatchExtent& extent,
 
 void fill_words(const PackedBatch& batch, const BatchExtent& extent, int32_t* words) {
   const Parts parts = parts_of(extent);
+  const BatchExtent needed = extent_of(batch);
+  VAX_CHECK(needed.num_tokens <= extent.num_tokens && needed.num_labels <= extent.num_labels &&
+                needed.num_sequences <= extent.num_sequences && needed.longest <= extent.longest,
+            "a batch of ", needed.num_tokens, " tokens, ", needed.num_sequences,
+            " sequences up to ", needed.longest, " and ", needed.num_labels, " labels in room for ",
+            extent.num_tokens, ", ", extent.num_sequences, " up to ", extent.longest, " and ",
+            extent.num_labels);
   const bool pads_labels = batch.num_labels() < extent.num_labels;
   VAX_CHECK(!pads_labels || batch.num_tokens() < extent.num_tokens,
             "label rows of padding need a token of padding");

@@ -50,8 +50,8 @@ class PlacedBatch {
   PlacedBatch(const BatchExtent& extent, at::Device device);
 
   // Copies a batch into the same memory, in the order of the current stream; the host does not wait
-  // and may change the batch at once. REQUIRES the extent's room; with room for labels that the
-  // batch does not use, also for one more token.
+  // and may change the batch at once. THROWS std::logic_error unless the extent has the room; with
+  // room for labels that the batch does not use, also for one more token.
   void load(const PackedBatch& batch);
   const BatchView& view() const { return view_; }
 

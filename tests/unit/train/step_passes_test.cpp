@@ -1,0 +1,168 @@
+// When passes are run, captured and replayed, and what reaches them: on the stand-in of a device,
+// with works that only look at what they are given.
+#include "train/step_passes.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <vector>
+
+#include "base/philox.h"
+#include "dist/collectives.h"
+#include "ops/device/runtime.h"
+#include "ops/dropout.h"
+#include "support/memory_weights.h"
+#include "support/tiny_llama.h"
+
+namespace vax::train {
+namespace {
+
+// Says which units were asked for.
+class CountingSink final : public model::GradientSink {
+ public:
+  model::UnitGradients& acquire(int unit) override {
+    acquired.push_back(unit);
+    return gradients_;
+  }
+  void release(int unit) override { released.push_back(unit); }
+
+  std::vector<int> acquired, released;
+
+ private:
+  model::UnitGradients gradients_;
+};
+
+// `count` sequences of `length` tokens, all of them `id`; each has one label.
+PackedBatch sequences(int64_t count, int64_t length, int64_t id) {
+  PackedBatch batch{.offsets = {0}};
+  for (int64_t s = 0; s < count; ++s) {
+    for (int64_t t = 0; t < length; ++t) {
+      batch.ids.push_back(id);
+      batch.positions.push_back(static_cast<int32_t>(t));
+      batch.rows.push_back(static_cast<int32_t>(s));
+    }
+    batch.offsets.push_back(static_cast<int32_t>(batch.num_tokens()));
+    batch.label_positions.push_back(batch.num_tokens() - 1);
+    batch.targets.push_back(id);
+  }
+  return batch;
+}
+PackedBatch sequence(int64_t length, int64_t id) { return sequences(1, length, id); }
+
+// What a work has seen.
+struct Seen {
+  int64_t num_tokens, first_id;
+  double loss_scale;
+  std::array<uint32_t, 4> keys;
+};
+
+class StepPassesTest : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    if (!ops::device::is_selected()) ops::device::select(0);
+  }
+  StepContext context(bool use_graphs) {
+    return {.update = {.llama = llama_, .weights = weights_},
+            .probe = {.llama = llama_, .weights = weights_},
+            .gradients = sink_,
+            .world = *world_,
+            .train = train_,
+            .use_graphs = use_graphs};
+  }
+  void run(StepPasses& passes, int64_t step, const PackedBatch& batch, int64_t label_tokens,
+           int kind = 0) {
+    const StepBatch input{.step = step, .micro_batches = {&batch, 1}, .label_tokens = label_tokens};
+    passes.run(input, kind, [this, kind](const PlacedStep& placed) {
+      const model::BatchView& view = placed.micro_batches.at(0);
+      Seen seen{view.num_tokens(), view.ids[0], placed.loss_scale.item<double>(), {}};
+      for (size_t pass = 0; pass < 2; ++pass)
+        std::memcpy(seen.keys.data() + 2 * pass, placed.dropout_keys.at(pass), 8);
+      seen_.push_back(seen);
+      kinds_.push_back(kind);
+    });
+  }
+
+  model::Llama llama_{testing::tiny_config(), testing::tiny_lora(), false, at::kFloat};
+  testing::MemoryWeights weights_{llama_, 1, 0.1};
+  CountingSink sink_;
+  std::unique_ptr<dist::Collectives> world_ = dist::make_self_collectives();
+  TrainOptions train_{.seed = 9};
+  std::vector<Seen> seen_;
+  std::vector<int> kinds_;
+};
+
+std::array<uint32_t, 4> keys_of(int64_t step) {
+  std::array<uint32_t, 4> keys{};
+  for (uint64_t pass = 0; pass < 2; ++pass) {
+    const PhiloxKey key = philox_key(9, ops::dropout_stream(static_cast<uint64_t>(step), pass));
+    keys[2 * pass] = key[0];
+    keys[2 * pass + 1] = key[1];
+  }
+  return keys;
+}
+
+// A replay sees the batch, the scale and the keys of its own step, though the work was captured in
+// another.
+TEST_F(StepPassesTest, EveryStepSeesItsOwnNumbers) {
+  for (const bool use_graphs : {false, true}) {
+    StepPasses passes(context(use_graphs));
+    seen_.clear();
+    for (int64_t step = 1; step <= 5; ++step)
+      run(passes, step, sequence(3 + step, 10 + step), 2 * step);
+    ASSERT_EQ(seen_.size(), 5U);
+    for (int64_t step = 1; step <= 5; ++step) {
+      const Seen& seen = seen_[static_cast<size_t>(step - 1)];
+      EXPECT_EQ(seen.first_id, 10 + step);
+      EXPECT_EQ(seen.loss_scale, 1.0 / static_cast<double>(2 * step));
+      EXPECT_EQ(seen.keys, keys_of(step));
+      EXPECT_EQ(seen.num_tokens, use_graphs ? 128 : 3 + step);
+    }
+    EXPECT_EQ(passes.num_captured(), use_graphs ? 1 : 0);
+  }
+}
+
+TEST_F(StepPassesTest, CapturesByExtentAndKindWhenTheyComeAgain) {
+  StepPasses passes(context(true));
+  const PackedBatch short_one = sequence(5, 1), long_one = sequences(10, 13, 2);
+  run(passes, 1, short_one, 1);
+  run(passes, 2, long_one, 1);
+  run(passes, 3, short_one, 1, 1);
+  EXPECT_EQ(passes.num_captured(), 0) << "the first of each runs as it is";
+  run(passes, 4, long_one, 1);
+  EXPECT_EQ(passes.num_captured(), 1);
+  run(passes, 5, short_one, 1, 1);
+  EXPECT_EQ(passes.num_captured(), 2);
+  run(passes, 6, short_one, 1);
+  EXPECT_EQ(passes.num_captured(), 3);
+  run(passes, 7, short_one, 1, 1);
+  EXPECT_EQ(passes.num_captured(), 3);
+  EXPECT_EQ(kinds_, (std::vector<int>{0, 0, 1, 0, 1, 0, 1}));
+  const std::vector<int64_t> tokens = {128, 256, 128, 256, 128, 128, 128};
+  for (size_t i = 0; i < tokens.size(); ++i) EXPECT_EQ(seen_[i].num_tokens, tokens[i]) << i;
+}
+
+// The work asks for no gradient, as a replay on a GPU does not: somebody must say that they are
+// there, or they would count as never written.
+TEST_F(StepPassesTest, AReplayNotesEveryUnitsGradients) {
+  StepPasses passes(context(true));
+  run(passes, 1, sequence(4, 1), 1);
+  EXPECT_TRUE(sink_.acquired.empty()) << "a work that runs asks for itself";
+  run(passes, 2, sequence(4, 1), 1);
+  std::vector<int> all;
+  for (int unit = 0; unit < llama_.num_units(); ++unit) all.push_back(unit);
+  EXPECT_EQ(sink_.acquired, all);
+  EXPECT_EQ(sink_.released, all);
+}
+
+TEST_F(StepPassesTest, ChecksABatchBeforeItIsBroughtOver) {
+  StepPasses passes(context(true));
+  EXPECT_THROW(run(passes, 1, sequence(4, 1000), 1), std::logic_error);
+  EXPECT_TRUE(seen_.empty());
+}
+
+}  // namespace
+}  // namespace vax::train
