@@ -20,6 +20,7 @@ train::ModelRequest request_of(const StepSettings& settings) {
   request.train_base = !settings.lora();
   request.probe_dtype = settings.probe;
   request.device = ops::device::current();
+  request.on_device = ops::device::is_selected();
   return request;
 }
 

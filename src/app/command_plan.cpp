@@ -20,7 +20,9 @@ train::Layout layout_of(const Session& session) {
   if (per_node > ranks || ranks % per_node != 0)
     throw ConfigError(cat("plan.ranks_per_node: expected a divisor of the number of ranks = ",
                           ranks, ", found ", per_node));
-  return {.num_ranks = narrow<int>(ranks), .ranks_per_node = narrow<int>(per_node)};
+  return {.num_ranks = narrow<int>(ranks),
+          .ranks_per_node = narrow<int>(per_node),
+          .on_device = session.options.runtime.device == "cuda"};
 }
 
 void print_bytes(const char* name, int64_t bytes) {

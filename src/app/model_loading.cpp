@@ -47,6 +47,7 @@ train::Mesh make_mesh(const Session& session, bool probe_is_trainable) {
 std::unique_ptr<train::ModelState> load_model(const Session& session, train::Mesh& mesh,
                                               train::ModelRequest request) {
   request.device = session.device.device;
+  request.on_device = session.device.context.has_value();
   std::unique_ptr<train::ModelState> state;
   together(session.world, [&] { state = std::make_unique<train::ModelState>(request); });
   state->allocate(mesh);

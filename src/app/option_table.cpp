@@ -254,11 +254,11 @@ void add_output_and_runtime(std::vector<OptionRow>& rows) {
   runtime.add("threads", &RuntimeOptions::threads, at_least(1),
               "of a rank; by cores: cores / ranks of the node", {.unset = "by cores"});
   runtime.add("device", &RuntimeOptions::device, one_of({"auto", "cpu", "cuda"}),
-              "where tensors live");
+              "where tensors live", {.used_by = kWeightUsers | kPlan});
   runtime.add("progress", &RuntimeOptions::progress, one_of({"thread", "poll"}),
               "who moves messages on during compute");
   runtime.add("graphs", &RuntimeOptions::graphs, one_of({"auto", "on", "off"}),
-              "capture and replay passes (GPU)");
+              "capture and replay passes (GPU)", {.used_by = kTraining});
   runtime.add("timeout_s", &RuntimeOptions::timeout_s, at_least(0),
               "longest wait for other ranks; 0: for ever");
 }

@@ -13,7 +13,8 @@ train::ModelRequest request_of(const Options& options) {
                               .merge = options.adapter.merge,
                               .shard = options.shard,
                               .train_base = !trains_adapter,
-                              .seed = options.train.seed};
+                              .seed = options.train.seed,
+                              .on_device = options.runtime.device == "cuda"};
   if (options.train.method == "vaccine") request.probe_dtype = options.vaccine.probe_dtype;
   if (trains_adapter) request.adapter = options.adapter;
   return request;

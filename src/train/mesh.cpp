@@ -37,17 +37,21 @@ void check_equal_nodes(dist::Collectives& world, const dist::Communicator& node)
 
 }  // namespace
 
+void check_placements(const ShardOptions& shard, bool on_device) {
+  if (!on_device || (shard.frozen != "node" && shard.trainable != "node")) return;
+  throw ConfigError(
+      "shard.frozen, shard.trainable: expected full or replicate on a GPU (ranks share the memory "
+      "of "
+      "a host only), found node");
+}
+
 Mesh make_mesh(const dist::Communicator& world, const dist::Communicator& node,
                const ShardOptions& shard, bool probe_is_trainable,
                const dist::DeviceContext* device) {
   Mesh mesh{.world = world.make_collectives("world"), .calls = world.calls()};
   const bool frozen_on_node = shard.frozen == "node" || (shard.frozen == "replicate" && !device);
   const bool trainable_on_node = shard.trainable == "node";
-  if (device != nullptr && (frozen_on_node || trainable_on_node))
-    throw ConfigError(
-        "shard.frozen, shard.trainable: expected full or replicate on a GPU (ranks share the "
-        "memory "
-        "of a host only), found node");
+  check_placements(shard, device != nullptr);
   if (trainable_on_node) check_equal_nodes(*mesh.world, node);
   const Axes full = full_axes(world, shard);
   const Axes on_node = node_axes(world, node);

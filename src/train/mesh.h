@@ -46,13 +46,16 @@ struct Mesh {
   int64_t sent_bytes() const;
 };
 
+// THROWS ConfigError where a placement shares the memory of a node's hosts and there are devices.
+void check_placements(const ShardOptions& shard, bool on_device);
+
 // COLLECTIVE over `world`. `node`: the ranks of this rank's node (Communicator::split_by_node, or,
 // to try several nodes on one machine, any part of it). `probe_is_trainable`: the probe's weights
 // are copies of trainable ones (full parameters). THROWS ConfigError, on all ranks, when group_size
 // does not divide the number of ranks or, with trainable = node, nodes have different numbers of
 // ranks.
-// `device`: of this rank, null on a host; THROWS ConfigError with it where a placement shares the
-// memory of a node's hosts. The communicator must outlive the mesh then.
+// `device`: of this rank, null on a host; THROWS with it as check_placements(). The communicator
+// must outlive the mesh then.
 Mesh make_mesh(const dist::Communicator& world, const dist::Communicator& node,
                const ShardOptions& shard, bool probe_is_trainable,
                const dist::DeviceContext* device = nullptr);

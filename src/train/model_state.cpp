@@ -5,7 +5,6 @@
 #include "base/error.h"
 #include "base/stopwatch.h"
 #include "model/llama_layout.h"
-#include "ops/device/runtime.h"
 
 namespace vax::train {
 namespace {
@@ -77,9 +76,9 @@ ModelPlan::ModelPlan(const ModelRequest& request, const model::LlamaConfig& conf
   // Frozen weights are stored as they are computed with, trainable ones have fp32 masters.
   frozen_units = trainable_units = common;
   frozen_units.shard_dtype = frozen_units.gather_dtype = compute;
-  const bool on_host = request.device.is_cpu() && !ops::device::is_selected();
-  frozen_units.node_shared = request.shard.frozen != "full" && on_host;
-  frozen_units.replicate = request.shard.frozen == "replicate" && !on_host;
+  check_placements(request.shard, request.on_device);
+  frozen_units.node_shared = request.shard.frozen != "full" && !request.on_device;
+  frozen_units.replicate = request.shard.frozen == "replicate" && request.on_device;
   trainable_units.gather_dtype = train_base ? compute : at::kFloat;
   trainable_units.node_shared = request.shard.trainable == "node";
   trainable_units.replicate = request.shard.trainable == "replicate";

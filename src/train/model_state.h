@@ -30,6 +30,7 @@ struct ModelRequest {
   uint64_t seed = 0;                      // of a fresh adapter
   std::string probe_dtype = "same";       // VaccineOptions::probe_dtype
   at::Device device = at::kCPU;           // where weights lie and everything is computed
+  bool on_device = false;                 // a GPU, which shares no memory with other ranks
 };
 
 // fp32 | bf16; "" = fp32 (the default of a CPU run).

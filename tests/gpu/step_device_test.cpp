@@ -182,6 +182,7 @@ class StepDevice : public ::testing::Test {
   }
   std::unique_ptr<StepRun> on_device(train::ModelRequest request) {
     request.device = ops::device::current();
+    request.on_device = ops::device::is_selected();
     return std::make_unique<StepRun>(request, train::make_mesh(world_, world_.split_by_node(), {},
                                                                request.train_base, &context_));
   }

@@ -143,11 +143,28 @@ def needs_a_configuration_only(checks, runs):
                 "one rank needs no slots")
 
 
+def plans_for_gpus(checks, runs):
+    """Without one: bf16 by default, and nothing that ranks of a host would share."""
+    replicated = {"plan.ranks": 4, "plan.ranks_per_node": 2, "shard.frozen": "replicate"}
+    host, _ = parse_bytes(plan(runs, runs.base, replicated | {"model.dtype": "bf16"}))
+    device, _ = parse_bytes(plan(runs, runs.base, replicated | {"runtime.device": "cuda"}))
+    # Of frozen weights each of a node's two ranks has half where they share it; on devices each of
+    # the four has a quarter, and everything gathered.
+    quarter = host["weights"] - device["weights"]
+    gathered = device["slots"] - host["slots"]  # both gather the adapter
+    checks.true(quarter > 0 and abs(gathered / (4 * quarter) - 1) < 0.02,
+                f"weights of a rank: GPU {device['weights']}, host {host['weights']}; gathered on a "
+                f"GPU: {gathered}")
+
+
 def refuses(checks, runs):
     for options, message in [
             ({"plan.ranks": 6, "plan.ranks_per_node": 4},
              "plan.ranks_per_node: expected a divisor"),
             ({"plan.ranks": 6, "shard.group_size": 4}, "shard.group_size: expected a divisor"),
+            ({"runtime.device": "cuda", "shard.frozen": "node"},
+             "expected full or replicate on a GPU"),
+            ({"vaccine.probe_dtype": "fp8"}, "expected same or bf16 on a CPU, found fp8"),
             ({"vaccine.layers": 7}, "vaccine.layers: expected layers in [0, 1]")]:
         flags = [part for name, value in options.items() for part in (f"--{name}", value)]
         output = run_and_read_errors([runs.program, "plan", "--model.path", runs.base, *flags])
@@ -168,6 +185,7 @@ def main():
         runs = ProgramRuns(Path(directory), arguments.vaccine, 10, launcher_of(arguments))
         runs_as_planned(checks, runs)
         needs_a_configuration_only(checks, runs)
+        plans_for_gpus(checks, runs)
         refuses(checks, runs)
     checks.finish()
 
