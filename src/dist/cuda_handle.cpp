@@ -1,20 +1,27 @@
 #include "dist/cuda_handle.h"
 
 #include <filesystem>
+#include <optional>
 
 #include "base/error.h"
 
 namespace vax::dist {
 namespace {
 
+// Its event is recorded when somebody asks, not before: nothing that is illegal inside a graph
+// capture then happens to a work that is only waited for.
 class StreamOperation final : public Work::State {
  public:
-  explicit StreamOperation(cudaStream_t stream) { done_.record(stream); }
-  bool test() override { return done_.is_done(); }
+  explicit StreamOperation(cudaStream_t stream) : stream_(stream) {}
+  bool test() override {
+    if (!done_) done_.emplace().record(stream_);
+    return done_->is_done();
+  }
   void wait() override {}
 
  private:
-  CudaEvent done_;
+  cudaStream_t stream_;
+  std::optional<CudaEvent> done_;
 };
 
 }  // namespace
