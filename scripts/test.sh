@@ -46,9 +46,9 @@ build_cuda() {
     failures+=("build for GPUs")
     return
   fi
-  local version
-  version=$(build/cuda/vaccine --version) || failures+=("start of the program for GPUs")
-  say "build/cuda/vaccine: $version"
+  # Without a device they skip, which shows that the programs start.
+  ctest --test-dir build/cuda --output-on-failure --no-tests=error -j2 -L '^gpu$' ||
+    failures+=("tests on a GPU")
 }
 
 gpu_tests() { ctest --test-dir build/ci -N -L '^gpu$' | sed -n 's/^ *Test *#[0-9]*: //p'; }
