@@ -133,7 +133,7 @@ import subprocess, sys
 arguments = sys.argv[1:]
 if arguments == ["align", "--help"]:
     shown = subprocess.run(["{program}", *arguments], capture_output=True, text=True).stdout
-    print(shown.replace("(same | bf16)", "(same)"))
+    print(shown.replace("(same | bf16 | fp8)", "(same)"))
 elif "--train.recompute" in arguments:
     sys.exit("the wrapper fails on purpose")
 else:
