@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <utility>
 
 #include "base/error.h"
 #include "base/narrow.h"
@@ -150,12 +151,10 @@ void StepPasses::run(const StepBatch& batch, int kind,
   }
   if (!context_.use_graphs) return run_placed(batch, work);
   Captured& entry = captured(batch, kind);
-  if (!entry.has_run) {
-    // The first time as it is: libraries set themselves up on their first calls, which cannot be
-    // captured.
-    entry.has_run = true;
-    return work(entry.placed);
-  }
+  // The first time as it is: libraries set themselves up on their first calls, which cannot be
+  // captured.
+  const bool is_first = !std::exchange(entry.has_run, true);
+  if (is_first || (!entry.graph && num_captured() == kMostGraphs)) return work(entry.placed);
   if (!entry.graph)
     entry.graph = ops::device::capture([placed = &entry.placed, work] { work(*placed); });
   entry.graph->replay();

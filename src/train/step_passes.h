@@ -43,6 +43,8 @@ class StepPasses {
   // must live as long as this object.
   void run(const StepBatch& batch, int kind, const std::function<void(const PlacedStep&)>& work);
 
+  // Beyond so many graphs, each of which holds megabytes, further passes are run as they are.
+  static constexpr int64_t kMostGraphs = 64;
   int64_t num_captured() const;  // graphs so far
 
  private:

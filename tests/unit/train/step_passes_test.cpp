@@ -158,6 +158,16 @@ TEST_F(StepPassesTest, AReplayNotesEveryUnitsGradients) {
   EXPECT_EQ(sink_.released, all);
 }
 
+TEST_F(StepPassesTest, CapturesSoManyAndNoMore) {
+  StepPasses passes(context(true));
+  constexpr int kKinds = StepPasses::kMostGraphs + 2;
+  for (int round = 0; round < 3; ++round)
+    for (int kind = 0; kind < kKinds; ++kind) run(passes, 1, sequence(4, kind % 7), 1, kind);
+  EXPECT_EQ(passes.num_captured(), StepPasses::kMostGraphs);
+  ASSERT_EQ(kinds_.size(), 3U * kKinds) << "all of them ran";
+  for (size_t i = 0; i < kinds_.size(); ++i) EXPECT_EQ(kinds_[i], static_cast<int>(i) % kKinds);
+}
+
 TEST_F(StepPassesTest, ChecksABatchBeforeItIsBroughtOver) {
   StepPasses passes(context(true));
   EXPECT_THROW(run(passes, 1, sequence(4, 1000), 1), std::logic_error);
