@@ -64,9 +64,9 @@ ModelPlan::ModelPlan(const ModelRequest& request, const model::LlamaConfig& conf
     : train_base(request.train_base) {
   const at::ScalarType compute = compute_dtype_of(request.model);
   llama = std::make_unique<model::Llama>(config, lora, train_base, compute, request.device);
-  const bool fp8 = probe_is_fp8 = request.probe_dtype == "fp8";
-  probe_shares_weights = fp8 && compute == at::kBFloat16;
-  if (fp8 || (request.probe_dtype == "bf16" && compute != at::kBFloat16))
+  probe_is_fp8 = request.probe_dtype == "fp8";
+  probe_shares_weights = probe_is_fp8 && compute == at::kBFloat16;
+  if (probe_is_fp8 || (request.probe_dtype == "bf16" && compute != at::kBFloat16))
     probe = std::make_unique<model::Llama>(config, lora, train_base, at::kBFloat16, request.device);
   if (config.tie_word_embeddings) nesting = {.outer = llama->head_unit(), .inner = 0};
 
