@@ -154,7 +154,7 @@ find_torch() {
 }
 
 require_gpu() {
-  if ! nvidia-smi -L >&2; then
+  if ! command -v nvidia-smi >/dev/null || ! nvidia-smi -L >&2; then
     die "no NVIDIA GPU here (nvidia-smi -L fails): nothing can be checked or measured;" \
       "--build-only builds all the same"
   fi
