@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds preset `ci` (warnings are errors) and runs every test, after its own set-up. Ends with 0
-# only if the formatting, the scripts and all tests are in order and no test was skipped; tests
+# Builds presets `ci` and `cuda` (warnings are errors) and runs every test, after its own set-up. Ends
+# with 0 only if the formatting, the scripts and all tests are in order and no test was skipped; tests
 # labelled gpu may skip.
 #   scripts/test.sh [-L LABEL] [-R REGEX] [any other ctest option]
 set -euo pipefail

@@ -7,94 +7,25 @@
 // number depends on the shapes only.
 #include <algorithm>
 
-#include "base/philox.h"
 #include "ops/device/launch.h"
+#include "ops/device/mask.h"
 #include "ops/device/product_kernels.h"
 
 namespace vax::ops::device {
 namespace {
 
-constexpr int kGroup = 8;  // channels of one draw
 // Blocks that keep a large GPU busy: two on each of 132 multiprocessors.
 constexpr int64_t kManyBlocks = 264;
 
-// What all masks of a launch share, and where one token stands.
-struct MaskKey {
-  uint32_t key0, key1, site, threshold;
-};
-struct MaskRow {
-  uint32_t row, position;
-};
-
-__device__ __forceinline__ MaskKey mask_key(const MaskSource& mask) {
-  if (mask.threshold == 0) return {};
-  const bool on_device = mask.device_key != nullptr;
-  return {on_device ? mask.device_key[0] : mask.key[0],
-          on_device ? mask.device_key[1] : mask.key[1], mask.site, mask.threshold};
-}
-
-__device__ __forceinline__ MaskRow mask_row(const MaskSource& mask, int64_t token) {
-  if (mask.threshold == 0) return {};
-  return {static_cast<uint32_t>(mask.rows[token]), static_cast<uint32_t>(mask.positions[token])};
-}
-
-// Zeroes the channels of the group that `col` begins where they are dropped.
-__device__ __forceinline__ void apply(const MaskKey& mask, MaskRow place, int64_t col,
-                                      float (&x)[kGroup]) {
-  if (mask.threshold == 0) return;
-  uint32_t c[4] = {place.row, place.position, mask.site, static_cast<uint32_t>(col / kGroup)};
-  uint32_t key0 = mask.key0, key1 = mask.key1;
-#pragma unroll
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t p0 = uint64_t{kPhiloxM0} * c[0], p1 = uint64_t{kPhiloxM1} * c[2];
-    c[0] = static_cast<uint32_t>(p1 >> 32) ^ c[1] ^ key0;
-    c[1] = static_cast<uint32_t>(p1);
-    c[2] = static_cast<uint32_t>(p0 >> 32) ^ c[3] ^ key1;
-    c[3] = static_cast<uint32_t>(p0);
-    key0 += kPhiloxW0;
-    key1 += kPhiloxW1;
-  }
-#pragma unroll
-  for (int j = 0; j < 4; ++j) {
-    if ((c[j] & 0xffffu) < mask.threshold) x[2 * j] = 0.0f;
-    if ((c[j] >> 16) < mask.threshold) x[2 * j + 1] = 0.0f;
-  }
-}
-
-// Channels [col, col + 8) of a row; 0 beyond its end. kWide: whole groups that can be loaded at
-// once.
-template <bool kWide, typename T>
-__device__ __forceinline__ void load_group(const T* row, int64_t col, int64_t cols,
-                                           float (&to)[kGroup]) {
-  if constexpr (kWide) {
-    load(row + col, to);
-  } else {
-#pragma unroll
-    for (int j = 0; j < kGroup; ++j) to[j] = col + j < cols ? to_float(row[col + j]) : 0.0f;
-  }
-}
-template <bool kWide, typename T>
-__device__ __forceinline__ void store_group(T* row, int64_t col, int64_t cols,
-                                            const float (&from)[kGroup]) {
-  if constexpr (kWide) {
-    store(row + col, from);
-  } else {
-#pragma unroll
-    for (int j = 0; j < kGroup; ++j) {
-      if (col + j < cols) row[col + j] = from_float<T>(from[j]);
-    }
-  }
-}
-
 template <typename T, bool kWide>
 __global__ void dropout(DropoutArgs args, unsigned blocks_per_row) {
-  const auto [row, col] = row_place(blocks_per_row, kGroup);
+  const auto [row, col] = row_place(blocks_per_row, kMaskGroup);
   if (col >= args.cols) return;
-  float x[kGroup];
+  float x[kMaskGroup];
   load_group<kWide>(row_of<T>(args.x, row), col, args.cols, x);
-  apply(mask_key(args.mask), mask_row(args.mask, row), col, x);
+  apply_mask(mask_key(args.mask), mask_row(args.mask, row), col, x);
 #pragma unroll
-  for (int j = 0; j < kGroup; ++j) x[j] *= args.scale;
+  for (int j = 0; j < kMaskGroup; ++j) x[j] *= args.scale;
   store_group<kWide>(row_of<T>(args.y, row), col, args.cols, x);
 }
 
@@ -103,7 +34,7 @@ __global__ void dropout(DropoutArgs args, unsigned blocks_per_row) {
 constexpr int kXatTokens = 4;  // of a warp
 constexpr int kXatRanks = 8;   // of a block; more ranks read X again, from cache
 constexpr int kXatWarps = 4;
-constexpr int64_t kXatColumns = kWarpSize * kGroup;  // of a warp's step
+constexpr int64_t kXatColumns = kWarpSize * kMaskGroup;  // of a warp's step
 
 struct XatPlan {
   int64_t row_blocks, rank_tiles, splits, split_cols;
@@ -147,21 +78,21 @@ __global__ void __launch_bounds__(kXatWarps* kWarpSize, 3)
   }
   float sum[kXatTokens][kXatRanks] = {};
 #pragma unroll 1
-  for (int64_t col = begin + lane * kGroup; col < end; col += kXatColumns) {
-    float x_cols[kXatTokens][kGroup];
+  for (int64_t col = begin + lane * kMaskGroup; col < end; col += kXatColumns) {
+    float x_cols[kXatTokens][kMaskGroup];
 #pragma unroll
     for (int i = 0; i < kXatTokens; ++i) {
       load_group<kWide>(x_rows[i], col, thin.cols, x_cols[i]);
-      apply(key, places[i], col, x_cols[i]);
+      apply_mask(key, places[i], col, x_cols[i]);
     }
 #pragma unroll
     for (int k = 0; k < kXatRanks; ++k) {
-      float a_cols[kGroup];
+      float a_cols[kMaskGroup];
       load_group<kWide>(a + (k < ranks ? k : 0) * thin.a_stride, col, thin.cols, a_cols);
 #pragma unroll
       for (int i = 0; i < kXatTokens; ++i) {
 #pragma unroll
-        for (int j = 0; j < kGroup; ++j) sum[i][k] = fmaf(x_cols[i][j], a_cols[j], sum[i][k]);
+        for (int j = 0; j < kMaskGroup; ++j) sum[i][k] = fmaf(x_cols[i][j], a_cols[j], sum[i][k]);
       }
     }
   }
@@ -188,14 +119,14 @@ constexpr int kUaThreads = 128;
 template <bool kWide>
 __device__ __forceinline__ void add_ua(const ThinArgs& thin, int64_t first_rank, int64_t num_ranks,
                                        int64_t col, const float (&u)[kUaTokens][kUaRanks],
-                                       float (&sum)[kUaTokens][kGroup]) {
+                                       float (&sum)[kUaTokens][kMaskGroup]) {
   for (int64_t k = 0; k < num_ranks; ++k) {
-    float a_cols[kGroup];
+    float a_cols[kMaskGroup];
     load_group<kWide>(thin.a + (first_rank + k) * thin.a_stride, col, thin.cols, a_cols);
 #pragma unroll
     for (int i = 0; i < kUaTokens; ++i) {
 #pragma unroll
-      for (int j = 0; j < kGroup; ++j) sum[i][j] = fmaf(u[i][k], a_cols[j], sum[i][j]);
+      for (int j = 0; j < kMaskGroup; ++j) sum[i][j] = fmaf(u[i][k], a_cols[j], sum[i][j]);
     }
   }
 }
@@ -206,11 +137,11 @@ __global__ void __launch_bounds__(kUaThreads)
     thin_ua(ThinArgs thin, Rows y, MaskSource mask, float factor) {
   VAX_SHARED(float, u, [kUaTokens][kUaRanks]);
   const MaskKey key = mask_key(mask);
-  const int64_t col = (static_cast<int64_t>(blockIdx.y) * kUaThreads + threadIdx.x) * kGroup;
+  const int64_t col = (static_cast<int64_t>(blockIdx.y) * kUaThreads + threadIdx.x) * kMaskGroup;
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * kUaRows;
   const int64_t end = begin + kUaRows < thin.rows ? begin + kUaRows : thin.rows;
   for (int64_t row = begin; row < end; row += kUaTokens) {
-    float sum[kUaTokens][kGroup] = {};
+    float sum[kUaTokens][kMaskGroup] = {};
     for (int64_t first_rank = 0; first_rank < thin.rank; first_rank += kUaRanks) {
       const int64_t left = thin.rank - first_rank;
       const int64_t num_ranks = left < kUaRanks ? left : kUaRanks;
@@ -228,11 +159,11 @@ __global__ void __launch_bounds__(kUaThreads)
     for (int i = 0; i < kUaTokens; ++i) {
       if (row + i >= end) break;
       T* y_row = row_of<T>(y, row + i);
-      float y_cols[kGroup];
+      float y_cols[kMaskGroup];
       load_group<kWide>(y_row, col, thin.cols, y_cols);
-      apply(key, mask_row(mask, row + i), col, sum[i]);
+      apply_mask(key, mask_row(mask, row + i), col, sum[i]);
 #pragma unroll
-      for (int j = 0; j < kGroup; ++j) y_cols[j] += sum[i][j];
+      for (int j = 0; j < kMaskGroup; ++j) y_cols[j] += sum[i][j];
       store_group<kWide>(y_row, col, thin.cols, y_cols);
     }
   }
@@ -243,7 +174,7 @@ __global__ void __launch_bounds__(kUaThreads)
 constexpr int kUtxRanks = 8;
 constexpr int kUtxLanes = 64;  // threads side by side along the columns
 constexpr int kUtxTeams = 4;   // that share a block's tokens
-constexpr int kUtxColumns = kUtxLanes * kGroup;
+constexpr int kUtxColumns = kUtxLanes * kMaskGroup;
 constexpr int kUtxThreads = kUtxLanes * kUtxTeams;
 
 struct UtxPlan {
@@ -273,20 +204,20 @@ __global__ void __launch_bounds__(kUtxThreads)
   const unsigned lane = threadIdx.x % kUtxLanes, team = threadIdx.x / kUtxLanes;
   const int64_t first_rank = static_cast<int64_t>(blockIdx.x) * kUtxRanks;
   const int64_t first_col = static_cast<int64_t>(blockIdx.y) * kUtxColumns;
-  const int64_t col = first_col + lane * kGroup;
+  const int64_t col = first_col + lane * kMaskGroup;
   const int64_t begin = blockIdx.z * split_rows;
   const int64_t end = begin + split_rows < thin.rows ? begin + split_rows : thin.rows;
-  float sum[kUtxRanks][kGroup] = {};
+  float sum[kUtxRanks][kMaskGroup] = {};
   for (int64_t row = begin + team; row < end && col < thin.cols; row += kUtxTeams) {
-    float x_cols[kGroup];
+    float x_cols[kMaskGroup];
     load_group<kWide>(row_of<T>(x, row), col, thin.cols, x_cols);
-    apply(key, mask_row(mask, row), col, x_cols);
+    apply_mask(key, mask_row(mask, row), col, x_cols);
     const float* u_row = thin.u + row * thin.u_stride + first_rank;
 #pragma unroll
     for (int k = 0; k < kUtxRanks; ++k) {
       const float u = first_rank + k < thin.rank ? u_row[k] * factor : 0.0f;
 #pragma unroll
-      for (int j = 0; j < kGroup; ++j) sum[k][j] = fmaf(u, x_cols[j], sum[k][j]);
+      for (int j = 0; j < kMaskGroup; ++j) sum[k][j] = fmaf(u, x_cols[j], sum[k][j]);
     }
   }
   to += blockIdx.z * thin.rank * thin.cols;
@@ -294,7 +225,7 @@ __global__ void __launch_bounds__(kUtxThreads)
   for (int k = 0; k < kUtxRanks; ++k) {
     if (first_rank + k >= thin.rank) break;  // alike in all threads
     __syncthreads();
-    store(&shared[team][lane * kGroup], sum[k]);
+    store(&shared[team][lane * kMaskGroup], sum[k]);
     __syncthreads();
     for (unsigned c = threadIdx.x; c < kUtxColumns; c += kUtxThreads) {
       float total = shared[0][c];
@@ -321,9 +252,9 @@ __global__ void join_parts(PartsArgs args) {
   args.sum[i] = total;
 }
 
-bool wide(const ThinArgs& thin, ConstRows rows) { return vectors_fit(rows, thin.cols, kGroup); }
+bool wide(const ThinArgs& thin, ConstRows rows) { return vectors_fit(rows, thin.cols, kMaskGroup); }
 bool wide_a(const ThinArgs& thin) {
-  return vectors_fit({thin.a, Elem::kFloat, thin.a_stride}, thin.cols, kGroup);
+  return vectors_fit({thin.a, Elem::kFloat, thin.a_stride}, thin.cols, kMaskGroup);
 }
 
 unsigned index(int64_t value) { return grid_of(value).x; }
@@ -332,8 +263,8 @@ unsigned index(int64_t value) { return grid_of(value).x; }
 
 void launch_dropout(const DropoutArgs& args, int64_t rows, void* stream) {
   const bool is_wide =
-      vectors_fit(args.x, args.cols, kGroup) && vectors_fit(args.y, args.cols, kGroup);
-  const RowGrid at = row_grid(rows, args.cols, kGroup);
+      vectors_fit(args.x, args.cols, kMaskGroup) && vectors_fit(args.y, args.cols, kMaskGroup);
+  const RowGrid at = row_grid(rows, args.cols, kMaskGroup);
   with_elem(args.x.elem, [&](auto element) {
     using T = decltype(element);
     launch(is_wide ? dropout<T, true> : dropout<T, false>, at.grid, at.block, stream, args,
@@ -374,7 +305,7 @@ void launch_thin_xat(const ThinProduct& product, ConstRows x, void* stream) {
 void launch_thin_ua(const ThinProduct& product, Rows y, void* stream) {
   const ThinArgs& thin = product.thin;
   const dim3 grid(index(blocks_for(thin.rows, kUaRows)),
-                  index(blocks_for(thin.cols, kUaThreads * kGroup)));
+                  index(blocks_for(thin.cols, kUaThreads * kMaskGroup)));
   const bool is_wide = wide(thin, y) && wide_a(thin);
   with_elem(y.elem, [&](auto element) {
     using T = decltype(element);
