@@ -22,6 +22,9 @@ if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
 endif()
 set(CMAKE_CUDA_STANDARD 20)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+# The one runtime of a process is LibTorch's, below: not nvcc's static one beside it, which the wheels
+# do not have where the linker looks either.
+set(CMAKE_CUDA_RUNTIME_LIBRARY None)
 find_package(CUDAToolkit REQUIRED)
 
 if(NOT LibTorch_WITH_CUDA)
