@@ -24,13 +24,15 @@ from checkpoint_runs import (
     up_to,
     verifies,
 )
+from jobs import wait_for
 
 UNEXPECTED = 1
 # Mounts made in there are gone with the last process, whatever happens.
 APART = [["unshare", "--mount", "--propagation", "private"],
          ["unshare", "--user", "--map-root-user", "--mount", "--propagation", "private"]]
 NUM_STEPS = 30
-EVERY_TEN = {"checkpoint__interval": 10}
+KEPT = 2
+EVERY_TEN = {"checkpoint__interval": 10, "checkpoint__keep": KEPT}
 # Rank 1's files may have 16 * 512 bytes: its part of a checkpoint has more.
 LIMITED_RANK = ("sh", "-c", 'if [ "$OMPI_COMM_WORLD_RANK" = 1 ]; then ulimit -f 16; fi; exec "$@"',
                 "sh")
@@ -105,14 +107,22 @@ def check_equal_to_undisturbed(runs, run, options):
     assert run.weights() == plain.weights()
 
 
+def asked_to_stop_on_full_disk(run, job, disk):
+    """False where a checkpoint is being written or deleted: what that frees would be enough."""
+    with job.paused(LIMIT_S):
+        if len(run.steps_saved()) != KEPT or list(run.checkpoints.glob(".*")):
+            return False
+        # Less than a checkpoint needs, enough for the lines of run.jsonl until the end.
+        fill(disk, 300_000)
+        send(job.rank_pids(LIMIT_S)[0], signal.SIGUSR1)
+        return True
+
+
 def disk_full_at_stop(runs, disk):
     run = Run(runs, "disk/stops", "full", **ENDLESS | EVERY_TEN)
     with run.start(2) as job:
-        pids = job.rank_pids(LIMIT_S)
-        run.wait_for_checkpoint(job)
-        # Less than a checkpoint needs, enough for the lines of run.jsonl until the signal is there.
-        fill(disk, 300_000)
-        send(pids[0], signal.SIGUSR1)
+        run.wait_for_checkpoint(job, KEPT)
+        wait_for(lambda: asked_to_stop_on_full_disk(run, job, disk), LIMIT_S, "a full disk")
         code, _ = job.finish(LIMIT_S)
         newest = check_ended_with_error(run, code, job.output(), "could not be written")
     (disk / "filler").unlink()

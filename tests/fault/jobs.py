@@ -41,6 +41,15 @@ def rank_of(pid):
     return None
 
 
+def is_stopped(pid):
+    """By a signal, with all of its threads."""
+    states = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):
+            states.append((task / "stat").read_text().rpartition(")")[2].split()[0])
+    return set(states) == {"T"}
+
+
 def wait_for(condition, timeout_s, what):
     """The first value of `condition()` that is true."""
     end = time.monotonic() + timeout_s
@@ -87,6 +96,20 @@ class Job:
             return [pids[rank] for rank in range(self.num_ranks)] if all(
                 rank in pids for rank in range(self.num_ranks)) else None
         return wait_for(found, timeout_s, "all ranks run")
+
+    @contextlib.contextmanager
+    def paused(self, timeout_s=60):
+        """No thread of a rank runs inside; signals sent meanwhile arrive at the end."""
+        pids = self.rank_pids(timeout_s)
+        try:
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            wait_for(lambda: all(is_stopped(pid) for pid in pids), timeout_s, "all ranks stand")
+            yield
+        finally:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     def finish(self, timeout_s):
         """(exit code, seconds from this call to the end of the job)."""
