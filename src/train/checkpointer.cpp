@@ -87,9 +87,6 @@ int64_t bytes_of(const StateArray& array) {
 Checkpointer::Checkpointer(CheckpointerInputs inputs) : in_(std::move(inputs)) {
   dist::Collectives& world = *in_.mesh.world;
   // Frozen weights are written by the shard group that rank 0 is in: others have copies.
-  int64_t lowest = in_.world.rank();
-  in_.mesh.frozen->all_reduce(&lowest, 1, dist::DataType::kInt64, dist::ReduceOp::kMin).wait();
-  writes_frozen_ = lowest == 0;
   for (size_t i = 0; i < in_.arrays.size(); ++i) {
     if (!writes(in_.arrays[i])) continue;
     own_.push_back(i);
@@ -105,7 +102,7 @@ Checkpointer::~Checkpointer() { cancelled_ = true; }
 // Replicas of trainable units have the same slices: they take turns, unit by unit.
 bool Checkpointer::writes(const StateArray& array) const {
   if (array.num_elements() == 0) return false;
-  if (array.plane == "frozen") return writes_frozen_;
+  if (array.plane == "frozen") return in_.mesh.is_first_of_frozen;
   return array.unit_index % in_.mesh.replicas->size() == in_.mesh.replicas->rank();
 }
 

@@ -100,7 +100,6 @@ class Checkpointer {
   bool own_part_is_running() const;
 
   CheckpointerInputs in_;
-  bool writes_frozen_ = false;
   int64_t total_bytes_ = 0;           // of a checkpoint, at most
   int64_t most_bytes_ = 0;            // that one rank writes
   std::vector<size_t> own_;           // indices of the arrays that this rank writes

@@ -66,6 +66,8 @@ Mesh make_mesh(const dist::Communicator& world, const dist::Communicator& node,
   mesh.probe = make((probe_is_trainable ? trainable : frozen).shard_group, "probe");
   mesh.reduce = make(trainable.shard_group, "reduce");
   mesh.replicas = make(trainable.replicas, "replicas");
+  // Ranks of a group are in the order of the world's.
+  mesh.is_first_of_frozen = frozen.shard_group.broadcast_text(cat(world.rank()), 0) == "0";
   if (frozen_on_node) mesh.frozen_node.emplace(node.duplicate());
   if (trainable_on_node) mesh.trainable_node.emplace(node.duplicate());
   if (device != nullptr) {

@@ -37,6 +37,9 @@ struct Mesh {
   std::shared_ptr<dist::CallLog> calls;  // of all of them; told where the program is
   // Before the host reads a device's numbers; empty on a host.
   std::function<void()> synchronize;
+  // Whether rank 0 of the world is of this rank's frozen shard group: the one of equal ones that
+  // writes what it holds.
+  bool is_first_of_frozen = false;
   // The ranks that share a plane's memory, where its placement says so.
   std::optional<dist::Communicator> frozen_node, trainable_node;
 
