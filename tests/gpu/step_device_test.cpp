@@ -1,8 +1,8 @@
 // Whole steps on a device against the same steps on the host, in one process: loss, the norms of
 // the hidden states' gradients and every gradient of a weight, in fp32 (without TF32) and bf16; and
 // steps that are replayed as graphs against steps that are not. The same program runs with the
-// stand-in of tests/standin. Invariant: the host's results are made before the device is selected,
-// because to the stand-in host memory is the device's from then on.
+// stand-in of tests/standin. The host's results are made before the device is selected: from then
+// on a process computes there.
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 

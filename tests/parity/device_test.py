@@ -3,7 +3,8 @@ the same kernels without one (--vaccine names the program, which must have a dev
 
   graphs    passes that are captured and replayed give the bits of passes that are launched, over
             batches of many sizes, so that some are captured, some replayed, some run once
-  ranks     two and three ranks, which gather device memory, against one, and that against the host
+  ranks     two and three ranks, which gather device memory, against one, and that against the host;
+            two ranks on one device
   bf16      bf16 on the device against bf16 on the host
   fp8       pass 1 in 8-bit floats: its cosine is measured, and measuring changes nothing
   eval      answers and alignment loss of an evaluation
@@ -11,7 +12,9 @@ the same kernels without one (--vaccine names the program, which must have a dev
   refusals  what a device cannot do, and what needs one
 """
 
+import contextlib
 import json
+import os
 import subprocess
 import tempfile
 from pathlib import Path
@@ -60,6 +63,16 @@ def graphs(checks, runs):
         checks.close("loss with graphs", name, *losses, BF16_LOSS_BOUND)
 
 
+@contextlib.contextmanager
+def one_device_for_all():
+    """Ranks of the stand-in meet on one device, as they do on a machine with one GPU."""
+    os.environ["STANDIN_BUS_ID"] = "0000:01:00.0"
+    try:
+        yield
+    finally:
+        del os.environ["STANDIN_BUS_ID"]
+
+
 def ranks(checks, runs):
     adapter_weights = load_file(runs.adapter / "adapter_model.safetensors")
     base_weights = load_file(runs.base / "model.safetensors")
@@ -69,11 +82,14 @@ def ranks(checks, runs):
         start = start | DEVICE | FP32
         whole = runs.align(start)
         host = runs.align(start | HOST)
-        layouts = [(1, host), (2, runs.align(start | {"train.micro_batch": 2}, 2)),
-                   (3, runs.align(start | {"shard.frozen": "replicate",
-                                           "shard.trainable": "replicate"}, 3))]
-        for num_ranks, output in layouts:
-            where = f"{kind}, {num_ranks} ranks"
+        with one_device_for_all():
+            staged = runs.align(start | {"shard.group_size": 1}, 2)
+        layouts = [("host", host), ("2 ranks", runs.align(start | {"train.micro_batch": 2}, 2)),
+                   ("2 ranks, one device", staged),
+                   ("3 ranks", runs.align(start | {"shard.frozen": "replicate",
+                                                   "shard.trainable": "replicate"}, 3))]
+        for layout, output in layouts:
+            where = f"{kind}, {layout}"
             for got, expected in zip(read_steps(output), read_steps(whole), strict=True):
                 compare_figures(checks, f"{where}, step {got['step']}", got, expected)
             compare_weights(checks, where, read_weights(output), read_weights(whole), initial)
@@ -137,10 +153,12 @@ def resume(checks, runs):
     """Three runs of ten steps: all on one side, or half on each."""
     start = adapter_start(runs) | FP32 | {"checkpoint.interval": 5}
     initial = load_file(runs.adapter / "adapter_model.safetensors")
-    for first, second in ((HOST, DEVICE), (DEVICE, HOST), (DEVICE, DEVICE)):
-        where = f"{first['runtime.device']} then {second['runtime.device']}"
-        whole = runs.align(start | first)
-        output = runs.align(start | first)
+    for first, second, num_ranks in ((HOST, DEVICE, 1), (DEVICE, HOST, 1), (DEVICE, DEVICE, 2)):
+        where = f"{first['runtime.device']} then {second['runtime.device']}, {num_ranks} ranks"
+        # Frozen weights too, which one of two shard groups writes.
+        first = first | {"checkpoint.adapter_only": "false", "shard.group_size": 1}
+        whole = runs.align(start | first, num_ranks)
+        output = runs.align(start | first, num_ranks)
         # The checkpoint of step 10 would leave nothing to do.
         newest = output / "checkpoints" / "step-000010"
         subprocess.run(["rm", "-r", newest], check=True)

@@ -48,7 +48,8 @@ void launch(void (*kernel)(Params...), dim3 grid, dim3 block, void* stream, cons
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
 #ifdef VAX_EMULATED_KERNELS
   static_cast<void>(stream);
-  run(grid, block, [&] { kernel(static_cast<Params>(args)...); });
+  check_arguments(args...);
+  run(grid, block, [=] { kernel(static_cast<Params>(args)...); });
 #else
   cudaLaunchConfig_t config{};
   config.gridDim = grid;

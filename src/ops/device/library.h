@@ -1,6 +1,6 @@
 // LibTorch's operators that exist for CUDA alone, as plain functions: CUDA programs call LibTorch
 // (library_cuda.cpp), the tests' stand-in has the same conventions and the same demands on its
-// arguments, in plain loops on the host (tests/standin/kernels/library_standin.cpp).
+// arguments, in plain loops on the host (tests/standin/device/library_standin.cpp).
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <boost/context/fiber.hpp>
 #include <boost/context/protected_fixedsize_stack.hpp>
+#include <cstddef>
 #include <cstdlib>
 #include <deque>
 #include <exception>
@@ -17,6 +18,8 @@
 #include <vector>
 
 #include "base/error.h"
+#include "memory.h"
+#include "stream.h"
 
 namespace vax::emulation {
 
@@ -232,9 +235,9 @@ void check_sizes(dim3 grid, dim3 block) {
 
 void set_order(Order order) { current_order() = order; }
 
-void run(dim3 grid, dim3 block, const std::function<void()>& thread) {
-  check_sizes(grid, block);
-  VAX_CHECK(running == nullptr, "a kernel launches a kernel");
+namespace {
+
+void run_blocks(dim3 grid, dim3 block, const std::function<void()>& thread) {
   static thread_local Stacks stacks;
   static thread_local std::mt19937 random(1);
   gridDim = grid;
@@ -251,6 +254,32 @@ void run(dim3 grid, dim3 block, const std::function<void()>& thread) {
         one.run();
       }
     }
+  }
+}
+
+}  // namespace
+
+void run(dim3 grid, dim3 block, std::function<void()> thread) {
+  check_sizes(grid, block);
+  VAX_CHECK(running == nullptr, "a kernel launches a kernel");
+  standin::submit([=, thread = std::move(thread)] { run_blocks(grid, block, thread); });
+}
+
+void check_argument(const void* argument, size_t num_bytes) {
+  if (!standin::is_device_memory_protected()) return;
+  // Where Linux puts heaps, and stacks and mappings. (Two small numbers side by side are lower, but
+  // for a few.)
+  const auto looks_like_an_address = [](uint64_t word) {
+    const uint64_t top = word >> 40;
+    return top == 0x55 || top == 0x56 || top == 0x7e || top == 0x7f;
+  };
+  for (size_t at = 0; at + sizeof(uint64_t) <= num_bytes; at += sizeof(uint64_t)) {
+    uint64_t word = 0;
+    std::memcpy(&word, static_cast<const std::byte*>(argument) + at, sizeof(word));
+    if (!looks_like_an_address(word)) continue;
+    const auto* const address = reinterpret_cast<const void*>(word);
+    VAX_CHECK(standin::is_device_memory(address, 0), "a kernel is given ", address,
+              ", which is not device memory");
   }
 }
 

@@ -38,9 +38,24 @@ enum class Order { kForward, kBackward, kRandom };
 // For later launches of this process. At first that of VAX_EMULATION_ORDER, else forward.
 void set_order(Order order);
 
-// Runs `thread` once for every thread of the grid. THROWS what a thread throws, std::logic_error
-// when threads of a block wait for others that have ended, and for sizes that no GPU takes.
-void run(dim3 grid, dim3 block, const std::function<void()>& thread);
+// Runs `thread` once for every thread of the grid, as work of the stand-in's stream
+// (../device/stream.h). THROWS what a thread throws, std::logic_error when threads of a block wait
+// for others that have ended, and for sizes that no GPU takes.
+void run(dim3 grid, dim3 block, std::function<void()> thread);
+
+// THROWS std::logic_error when 8 of the bytes at a multiple of 8 look like the address of something
+// that is not device memory, once that is protected.
+void check_argument(const void* argument, size_t num_bytes);
+
+// Addresses among a kernel's arguments, also inside of structures.
+template <typename... Args>
+void check_arguments(Args... args) {
+#if __has_builtin(__builtin_clear_padding)
+  // What is between members may be left from anything.
+  (__builtin_clear_padding(&args), ...);
+  (check_argument(&args, sizeof(args)), ...);
+#endif
+}
 
 // What follows is called by the threads of a kernel only.
 

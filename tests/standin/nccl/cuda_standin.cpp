@@ -20,6 +20,7 @@
 
 #include "internal.h"
 #include "standin.h"
+#include "stream.h"
 
 // One use of an event: what was recorded.
 struct Recording {
@@ -100,11 +101,6 @@ void block_until_done(const std::shared_ptr<Recording>& recording) {
 
 }  // namespace
 
-void die(const std::string& message) {
-  std::fprintf(stderr, "stand-in of CUDA and NCCL: %s\n", message.c_str());
-  std::abort();
-}
-
 // Pages of its own, so that what uses it after its release ends the process.
 void* allocate(size_t num_bytes, bool is_pinned) {
   const size_t page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
@@ -112,6 +108,7 @@ void* allocate(size_t num_bytes, bool is_pinned) {
   void* const memory =
       ::mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return nullptr;
+  if (!is_pinned) add_device_pages(memory, mapped);
   const std::lock_guard lock(runtime().mutex);
   runtime().allocations[reinterpret_cast<uintptr_t>(memory)] = {num_bytes, mapped, is_pinned};
   return memory;
@@ -122,18 +119,21 @@ void release(void* memory) {
   const std::lock_guard lock(runtime().mutex);
   const auto found = runtime().allocations.find(reinterpret_cast<uintptr_t>(memory));
   if (found == runtime().allocations.end()) die("memory is freed that is not allocated");
+  if (!found->second.is_pinned) remove_device_pages(memory);
   ::munmap(memory, found->second.mapped_bytes);
   runtime().allocations.erase(found);
 }
 
-bool is_device_memory(const void* memory, size_t num_bytes) {
-  const std::lock_guard lock(runtime().mutex);
-  const Allocation* const allocation = find(memory, num_bytes);
-  return allocation != nullptr && !allocation->is_pinned;
+void check_is_device_memory(const void* memory, size_t num_bytes) {
+  if (num_bytes > 0 && is_device_memory_protected() && !is_device_memory(memory, num_bytes))
+    die("memory of the host is given where the device's belongs");
 }
 
 void enqueue(cudaStream_t stream, std::function<void()> work) {
-  if (stream == nullptr) return work();
+  if (stream == nullptr) {
+    wait("the compute stream meets another one");
+    return work();
+  }
   Runtime& state = runtime();
   const std::lock_guard lock(state.mutex);
   if (!state.streams.contains(stream)) die("work for a stream that does not live");
@@ -183,7 +183,8 @@ cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaE
 cudaError_t cudaDeviceGetPCIBusId(char* id, int length, int device) {
   if (device != 0) return cudaErrorInvalidDevice;
   const std::lock_guard lock(runtime().mutex);
-  const std::string own = "process " + std::to_string(::getpid());
+  const char* const given = std::getenv("STANDIN_BUS_ID");
+  const std::string own = given != nullptr ? given : "process " + std::to_string(::getpid());
   std::snprintf(id, static_cast<size_t>(length), "%s",
                 (runtime().bus_id.empty() ? own : runtime().bus_id).c_str());
   return cudaSuccess;
@@ -196,6 +197,7 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
 }
 
 cudaError_t cudaDeviceSynchronize() {
+  standin::wait("cudaDeviceSynchronize");
   auto& state = runtime();
   std::unique_lock lock(state.mutex);
   state.changed.wait(lock, [&] {
@@ -236,6 +238,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  standin::wait("cudaStreamSynchronize");
   if (stream == nullptr) return cudaSuccess;
   auto& state = runtime();
   std::unique_lock lock(state.mutex);
@@ -272,6 +275,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t event) {
+  standin::wait("cudaEventQuery");
   const std::lock_guard lock(runtime().mutex);
   return event->last == nullptr || event->last->is_done ? cudaSuccess : cudaErrorNotReady;
 }
@@ -288,36 +292,51 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 }
 
 cudaError_t cudaMalloc(void** memory, size_t num_bytes) {
+  standin::wait("cudaMalloc");
   *memory = standin::allocate(num_bytes, false);
   return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
 }
 
 cudaError_t cudaFree(void* memory) {
+  standin::wait("cudaFree");
   standin::release(memory);
   return cudaSuccess;
 }
 
 cudaError_t cudaHostAlloc(void** memory, size_t num_bytes, unsigned int) {
+  standin::wait("cudaHostAlloc");
   *memory = standin::allocate(num_bytes, true);
   return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
 }
 
 cudaError_t cudaFreeHost(void* memory) {
+  standin::wait("cudaFreeHost");
   standin::release(memory);
   return cudaSuccess;
 }
 
 cudaError_t cudaMemcpy(void* to, const void* from, size_t num_bytes, cudaMemcpyKind) {
+  standin::wait("cudaMemcpy");
+  const standin::DeviceCode device;
   std::memcpy(to, from, num_bytes);
   return cudaSuccess;
 }
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t num_bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
-  if (kind == cudaMemcpyHostToDevice) standin::check_is_pinned(from, num_bytes);
-  if (kind == cudaMemcpyDeviceToHost) standin::check_is_pinned(to, num_bytes);
+  if (kind == cudaMemcpyHostToDevice) {
+    standin::check_is_pinned(from, num_bytes);
+  } else {
+    standin::check_is_device_memory(from, num_bytes);
+  }
+  if (kind == cudaMemcpyDeviceToHost) {
+    standin::check_is_pinned(to, num_bytes);
+  } else {
+    standin::check_is_device_memory(to, num_bytes);
+  }
   enqueue(stream, [=] {
     standin::pause();
+    const standin::DeviceCode device;
     std::memmove(to, from, num_bytes);
   });
   return cudaSuccess;

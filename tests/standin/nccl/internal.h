@@ -6,17 +6,16 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <string>
+
+#include "memory.h"
 
 namespace standin {
 
-// Ends the process.
-[[noreturn]] void die(const std::string& message);
-
 void* allocate(size_t num_bytes, bool is_pinned);
 void release(void* memory);
-// Whether [memory, memory + num_bytes) lies in one allocation that lives.
-bool is_device_memory(const void* memory, size_t num_bytes);
+
+// Ends the process when host memory is given for the device's. Without protection it may be.
+void check_is_device_memory(const void* memory, size_t num_bytes);
 
 // What set_operation_delay() says, on the calling thread.
 void pause();

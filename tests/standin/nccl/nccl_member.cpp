@@ -156,32 +156,46 @@ void Member::run(const Operation& operation, ncclResult_t failure) {
   exchange(operation);
 }
 
-// Stretches of `count` elements of each rank's part; a reduce_scatter sends one for every rank.
+void Member::send(const Operation& operation, const Stretch& stretch) {
+  const DeviceCode device;
+  const auto* const from = static_cast<const std::byte*>(operation.send);
+  for (size_t to = 0; to < num_sent(operation); ++to)
+    std::memcpy(data(rank_) + to * stretch.num_bytes,
+                from + to * stretch.part_bytes + stretch.offset_bytes, stretch.num_bytes);
+}
+
+void Member::receive(const Operation& operation, const Stretch& stretch) {
+  const DeviceCode device;
+  const size_t own = operation.kind == Kind::kReduceScatter ? static_cast<size_t>(rank_) : 0;
+  std::vector<const std::byte*> parts;
+  for (int rank = 0; rank < size_; ++rank) parts.push_back(data(rank) + own * stretch.num_bytes);
+  auto* const to = static_cast<std::byte*>(operation.recv) + stretch.offset_bytes;
+  if (operation.kind == Kind::kAllGather)
+    for (size_t rank = 0; rank < parts.size(); ++rank)
+      std::memcpy(to + rank * stretch.part_bytes, parts[rank], stretch.num_bytes);
+  else if (operation.kind == Kind::kBroadcast)
+    std::memcpy(to, parts[static_cast<size_t>(operation.root)], stretch.num_bytes);
+  else
+    reduce(parts, operation, stretch.count, to);
+}
+
+// A reduce_scatter sends a stretch for every rank.
+size_t Member::num_sent(const Operation& operation) const {
+  return operation.kind == Kind::kReduceScatter ? static_cast<size_t>(size_) : 1;
+}
+
 void Member::exchange(const Operation& operation) {
   const size_t element = size_of(operation.type);
-  const size_t num_sent = operation.kind == Kind::kReduceScatter ? static_cast<size_t>(size_) : 1;
-  const size_t longest = kStretchBytes / (element * num_sent);
-  const auto* const send = static_cast<const std::byte*>(operation.send);
-  auto* const recv = static_cast<std::byte*>(operation.recv);
-  const size_t part = operation.count * element;
+  const size_t longest = kStretchBytes / (element * num_sent(operation));
   for (size_t begin = 0; begin < operation.count; begin += longest) {
-    const size_t count = std::min(longest, operation.count - begin), bytes = count * element;
-    const size_t offset = begin * element;
-    for (size_t to = 0; to < num_sent; ++to)
-      std::memcpy(data(rank_) + to * bytes, send + to * part + offset, bytes);
+    const size_t count = std::min(longest, operation.count - begin);
+    const Stretch stretch{.count = count,
+                          .num_bytes = count * element,
+                          .offset_bytes = begin * element,
+                          .part_bytes = operation.count * element};
+    send(operation, stretch);
     if (!meet()) return;
-    std::vector<const std::byte*> parts;
-    for (int rank = 0; rank < size_; ++rank)
-      parts.push_back(data(rank) + (operation.kind == Kind::kReduceScatter
-                                        ? static_cast<size_t>(rank_) * bytes
-                                        : 0));
-    if (operation.kind == Kind::kAllGather)
-      for (size_t rank = 0; rank < parts.size(); ++rank)
-        std::memcpy(recv + rank * part + offset, parts[rank], bytes);
-    else if (operation.kind == Kind::kBroadcast)
-      std::memcpy(recv + offset, parts[static_cast<size_t>(operation.root)], bytes);
-    else
-      reduce(parts, operation, count, recv + offset);
+    receive(operation, stretch);
     if (!meet()) return;
   }
 }

@@ -69,7 +69,14 @@ class Member {
   std::atomic<int> under_way = 0;  // on streams
 
  private:
+  // Elements of each rank's part that are exchanged at once.
+  struct Stretch {
+    size_t count, num_bytes, offset_bytes, part_bytes;
+  };
   void exchange(const Operation& operation);
+  void send(const Operation& operation, const Stretch& stretch);
+  void receive(const Operation& operation, const Stretch& stretch);
+  size_t num_sent(const Operation& operation) const;
   std::byte* data(int rank) const { return block_->ranks[rank].data; }
   bool is_same_everywhere(const Operation& operation);
 

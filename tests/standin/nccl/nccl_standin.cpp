@@ -74,6 +74,8 @@ ncclResult_t start(ncclComm_t comm, const Operation& operation, cudaStream_t str
   const std::shared_ptr<Member> member = member_of(comm);
   if (const ncclResult_t state = member->state(); state != ncclSuccess)
     return state == ncclInProgress ? ncclInvalidUsage : state;
+  check_is_device_memory(operation.send, operation.count);
+  check_is_device_memory(operation.recv, operation.count);
   ++member->under_way;
   const auto put = [member, operation, stream, failure = next_failure()] {
     enqueue(stream, [=] {

@@ -27,7 +27,8 @@ namespace standin {
 
 // What ncclGetVersion says.
 void set_version(int version);
-// What cudaDeviceGetPCIBusId says; empty (the beginning): another one in every process.
+// What cudaDeviceGetPCIBusId says; empty (the beginning): STANDIN_BUS_ID of the environment, where
+// it is set (all ranks have one device), else another one in every process.
 void set_bus_id(const std::string& id);
 // A pause of every NCCL operation and asynchronous copy on its stream, before it does anything.
 void set_operation_delay(std::chrono::microseconds delay);

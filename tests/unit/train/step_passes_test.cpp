@@ -1,5 +1,6 @@
 // When passes are run, captured and replayed, and what reaches them: on the stand-in of a device,
-// with works that only look at what they are given.
+// with works that only copy what they are given. A replay runs none of the host's code, so the
+// copies are made by the device.
 #include "train/step_passes.h"
 
 #include <ATen/ATen.h>
@@ -55,9 +56,44 @@ PackedBatch sequence(int64_t length, int64_t id) { return sequences(1, length, i
 
 // What a work has seen.
 struct Seen {
-  int64_t num_tokens, first_id;
+  int64_t num_tokens, kind, first_id;
   double loss_scale;
   std::array<uint32_t, 4> keys;
+};
+
+// The same on the device.
+class Report {
+ public:
+  void write(const PlacedStep& placed, int kind) const {
+    const model::BatchView& view = placed.micro_batches.at(0);
+    numbers_[0].fill_(view.num_tokens());
+    numbers_[1].fill_(kind);
+    numbers_[2].copy_(device_numbers(view.ids.data(), at::kLong, 1)[0]);
+    scale_.copy_(placed.loss_scale);
+    for (int64_t pass = 0; pass < 2; ++pass)
+      keys_[pass].copy_(
+          device_numbers(placed.dropout_keys.at(static_cast<size_t>(pass)), at::kInt, 2));
+  }
+  // And forgets it.
+  Seen read() const {
+    const at::Tensor numbers = numbers_.cpu(), keys = keys_.cpu();
+    const auto* const n = numbers.const_data_ptr<int64_t>();
+    Seen seen{n[0], n[1], n[2], scale_.item<double>(), {}};
+    std::memcpy(seen.keys.data(), keys.const_data_ptr(), keys.nbytes());
+    for (const at::Tensor& part : {numbers_, scale_, keys_}) part.zero_();
+    return seen;
+  }
+
+ private:
+  static at::TensorOptions on_device(at::ScalarType type) {
+    return at::TensorOptions(type).device(ops::device::current());
+  }
+  static at::Tensor device_numbers(const void* memory, at::ScalarType type, int64_t count) {
+    return at::from_blob(const_cast<void*>(memory), {count}, on_device(type));
+  }
+  at::Tensor numbers_ = at::zeros({3}, on_device(at::kLong));
+  at::Tensor scale_ = at::zeros({}, on_device(at::kDouble));
+  at::Tensor keys_ = at::zeros({2, 2}, on_device(at::kInt));
 };
 
 class StepPassesTest : public ::testing::Test {
@@ -76,23 +112,24 @@ class StepPassesTest : public ::testing::Test {
   void run(StepPasses& passes, int64_t step, const PackedBatch& batch, int64_t label_tokens,
            int kind = 0) {
     const StepBatch input{.step = step, .micro_batches = {&batch, 1}, .label_tokens = label_tokens};
-    passes.run(input, kind, [this, kind](const PlacedStep& placed) {
-      const model::BatchView& view = placed.micro_batches.at(0);
-      Seen seen{view.num_tokens(), view.ids[0], placed.loss_scale.item<double>(), {}};
-      for (size_t pass = 0; pass < 2; ++pass)
-        std::memcpy(seen.keys.data() + 2 * pass, placed.dropout_keys.at(pass), 8);
-      seen_.push_back(seen);
-      kinds_.push_back(kind);
-    });
+    passes.run(input, kind,
+               [this, kind](const PlacedStep& placed) { report_.write(placed, kind); });
+    seen_.push_back(report_.read());
+  }
+  std::vector<int64_t> kinds() const {
+    std::vector<int64_t> kinds;
+    for (const Seen& seen : seen_) kinds.push_back(seen.kind);
+    return kinds;
   }
 
-  model::Llama llama_{testing::tiny_config(), testing::tiny_lora(), false, at::kFloat};
+  model::Llama llama_{testing::tiny_config(), testing::tiny_lora(), false, at::kFloat,
+                      ops::device::current()};
   testing::MemoryWeights weights_{llama_, 1, 0.1};
   CountingSink sink_;
   std::unique_ptr<dist::Collectives> world_ = dist::make_self_collectives();
   TrainOptions train_{.seed = 9};
+  Report report_;
   std::vector<Seen> seen_;
-  std::vector<int> kinds_;
 };
 
 std::array<uint32_t, 4> keys_of(int64_t step) {
@@ -140,7 +177,7 @@ TEST_F(StepPassesTest, CapturesByExtentAndKindWhenTheyComeAgain) {
   EXPECT_EQ(passes.num_captured(), 3);
   run(passes, 7, short_one, 1, 1);
   EXPECT_EQ(passes.num_captured(), 3);
-  EXPECT_EQ(kinds_, (std::vector<int>{0, 0, 1, 0, 1, 0, 1}));
+  EXPECT_EQ(kinds(), (std::vector<int64_t>{0, 0, 1, 0, 1, 0, 1}));
   const std::vector<int64_t> tokens = {128, 256, 128, 256, 128, 128, 128};
   for (size_t i = 0; i < tokens.size(); ++i) EXPECT_EQ(seen_[i].num_tokens, tokens[i]) << i;
 }
@@ -164,8 +201,9 @@ TEST_F(StepPassesTest, CapturesSoManyAndNoMore) {
   for (int round = 0; round < 3; ++round)
     for (int kind = 0; kind < kKinds; ++kind) run(passes, 1, sequence(4, kind % 7), 1, kind);
   EXPECT_EQ(passes.num_captured(), StepPasses::kMostGraphs);
-  ASSERT_EQ(kinds_.size(), 3U * kKinds) << "all of them ran";
-  for (size_t i = 0; i < kinds_.size(); ++i) EXPECT_EQ(kinds_[i], static_cast<int>(i) % kKinds);
+  ASSERT_EQ(seen_.size(), 3U * kKinds);
+  for (size_t i = 0; i < seen_.size(); ++i)
+    EXPECT_EQ(seen_[i].kind, static_cast<int64_t>(i) % kKinds) << "all of them ran";
 }
 
 TEST_F(StepPassesTest, ChecksABatchBeforeItIsBroughtOver) {

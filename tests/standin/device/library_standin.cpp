@@ -5,10 +5,13 @@
 
 #include <ATen/ATen.h>
 
-#include <algorithm>
+#include <functional>
 #include <limits>
+#include <vector>
 
 #include "base/error.h"
+#include "stream.h"
+#include "torch_device.h"
 
 namespace vax::ops::device {
 namespace {
@@ -44,10 +47,6 @@ void check_input(const AttentionInput& input, at::ScalarType type) {
   VAX_CHECK(input.q_THK.size(0) > 0 && num_sequences(input) > 0, "nothing to attend to");
   VAX_CHECK(input.offsets.scalar_type() == at::kInt && input.offsets.is_contiguous(), "offsets");
   VAX_CHECK(input.q_THK.size(1) % input.k_TGK.size(1) == 0, "heads and key heads");
-  for (int64_t s = 0; s < num_sequences(input); ++s) {
-    VAX_CHECK(offset(input, s + 1) - offset(input, s) <= input.longest, "sequence ", s,
-              " is longer than ", input.longest);
-  }
 }
 
 void check_flash(const AttentionInput& input) {
@@ -92,6 +91,7 @@ template <typename Visit>
 void for_sequences(const AttentionInput& input, const Visit& visit) {
   for (int64_t s = 0; s < num_sequences(input); ++s) {
     const int64_t begin = offset(input, s), length = offset(input, s + 1) - begin;
+    VAX_CHECK(length <= input.longest, "sequence ", s, " is longer than ", input.longest);
     if (length > 0) visit(s, begin, length);
   }
 }
@@ -100,45 +100,115 @@ void put(const at::Tensor& values_HLK, const at::Tensor& x_THK, int64_t begin) {
   x_THK.narrow(0, begin, values_HLK.size(1)).copy_(values_HLK.transpose(0, 1));
 }
 
-// set_lse(sequence, first token, values [H, L])
-template <typename SetLse>
-at::Tensor forward(const AttentionInput& input, const SetLse& set_lse) {
-  const at::Tensor o = at::empty(input.q_THK.sizes(), input.q_THK.options());
-  for_sequences(input, [&](int64_t s, int64_t begin, int64_t) {
-    const at::Tensor z = scores(input, s), lse = at::logsumexp(z, 2);
-    const at::Tensor p = at::exp(z - lse.unsqueeze(2));
-    put(at::matmul(p, heads_of(input.v_TGK, input, s)), o, begin);
-    set_lse(s, begin, lse);
-  });
-  return o;
+at::Tensor like(const at::Tensor& other) { return at::empty(other.sizes(), other.options()); }
+
+AttentionInput for_device_code(const AttentionInput& input) {
+  using standin::for_device_code;
+  return {.q_THK = for_device_code(input.q_THK),
+          .k_TGK = for_device_code(input.k_TGK),
+          .v_TGK = for_device_code(input.v_TGK),
+          .offsets = for_device_code(input.offsets),
+          .longest = input.longest,
+          .scale = input.scale};
 }
 
-// get_lse(sequence, first token, length) gives [H, L].
-template <typename GetLse>
-AttentionGradients backward(const AttentionInput& input, const at::Tensor& do_THK,
-                            const at::Tensor& o_THK, const GetLse& get_lse) {
-  const auto gradient = [](const at::Tensor& of) { return at::empty(of.sizes(), of.options()); };
-  AttentionGradients grads{gradient(input.q_THK), gradient(input.k_TGK), gradient(input.v_TGK)};
+// What follows is device code: forward() and backward() put it on the stream.
+
+// lse(sequence, first token, length) is where [H, L] belongs.
+using Lse = std::function<at::Tensor(int64_t, int64_t, int64_t)>;
+
+void run_forward(const AttentionInput& input, const at::Tensor& o_THK, const Lse& lse_of) {
+  for_sequences(input, [&](int64_t s, int64_t begin, int64_t length) {
+    const at::Tensor z = scores(input, s), lse = at::logsumexp(z, 2);
+    const at::Tensor p = at::exp(z - lse.unsqueeze(2));
+    put(at::matmul(p, heads_of(input.v_TGK, input, s)), o_THK, begin);
+    lse_of(s, begin, length).copy_(lse);
+  });
+}
+
+void run_backward(const AttentionInput& input, const at::Tensor& do_THK, const at::Tensor& o_THK,
+                  const Lse& lse_of, const AttentionGradients& grads) {
   const int64_t kv_heads = input.k_TGK.size(1);
   const auto put_keys = [&](const at::Tensor& x_HLK, const at::Tensor& to, int64_t begin) {
     put(x_HLK.unflatten(0, {kv_heads, -1}).sum(1), to, begin);
   };
   for_sequences(input, [&](int64_t s, int64_t begin, int64_t length) {
     const at::Tensor d_o = heads_of(do_THK, input, s), o = heads_of(o_THK, input, s);
-    const at::Tensor p = at::exp(scores(input, s) - get_lse(s, begin, length).unsqueeze(2));
+    const at::Tensor p = at::exp(scores(input, s) - lse_of(s, begin, length).unsqueeze(2));
     const at::Tensor dp = at::matmul(d_o, heads_of(input.v_TGK, input, s).transpose(1, 2));
     const at::Tensor ds = p * (dp - (d_o * o).sum(2, /*keepdim=*/true)) * input.scale;
     put(at::matmul(ds, heads_of(input.k_TGK, input, s)), grads.dq_THK, begin);
     put_keys(at::matmul(ds.transpose(1, 2), heads_of(input.q_THK, input, s)), grads.dk_TGK, begin);
     put_keys(at::matmul(p.transpose(1, 2), d_o), grads.dv_TGK, begin);
   });
+}
+
+// flash: [H, T]
+Lse part_of_all(const at::Tensor& lse_HT) {
+  return
+      [lse_HT](int64_t, int64_t begin, int64_t length) { return lse_HT.narrow(1, begin, length); };
+}
+// efficient: [sequences, H, padded]
+Lse part_of_padded(const at::Tensor& lse) {
+  return [lse](int64_t s, int64_t, int64_t length) { return lse[s].narrow(1, 0, length); };
+}
+Lse part_of_infinitely_padded(const at::Tensor& lse) {
+  return [lse](int64_t s, int64_t, int64_t length) {
+    const at::Tensor beyond = lse[s].narrow(1, length, lse.size(2) - length);
+    VAX_CHECK((beyond == std::numeric_limits<float>::infinity()).all().item<bool>(),
+              "lse beyond the end of sequence ", s, " must be infinite");
+    return lse[s].narrow(1, 0, length);
+  };
+}
+
+// --- Until here ----------------------------------------------------------------------------------
+
+// parts(lse as device code sees it) gives Lse. New memory is NaN until it is written.
+template <typename Parts>
+AttentionOutput forward(const AttentionInput& input, at::IntArrayRef lse_sizes,
+                        const Parts& parts) {
+  const at::Tensor o = like(input.q_THK);
+  const at::Tensor lse = at::empty(lse_sizes, o.options().dtype(at::kFloat));
+  standin::submit(
+      [input = for_device_code(input), o = standin::for_device_code(o),
+       lse_of = parts(standin::for_device_code(lse))] { run_forward(input, o, lse_of); });
+  return {o, lse};
+}
+
+template <typename Parts>
+AttentionGradients backward(const AttentionInput& input, const at::Tensor& do_THK,
+                            const at::Tensor& o_THK, const at::Tensor& lse, const Parts& parts) {
+  using standin::for_device_code;
+  const AttentionGradients grads{like(input.q_THK), like(input.k_TGK), like(input.v_TGK)};
+  const AttentionGradients to{for_device_code(grads.dq_THK), for_device_code(grads.dk_TGK),
+                              for_device_code(grads.dv_TGK)};
+  standin::submit([input = device::for_device_code(input), d_o = for_device_code(do_THK),
+                   o = for_device_code(o_THK), lse_of = parts(for_device_code(lse)),
+                   to] { run_backward(input, d_o, o, lse_of, to); });
   return grads;
 }
 
-// NaN: memory that nobody has set.
-at::Tensor unset_lse(at::IntArrayRef sizes) {
-  return at::full(sizes, std::numeric_limits<float>::quiet_NaN(), at::kFloat);
-}
+// What LibTorch's deterministic backward allocates besides its results, for what counts memory:
+// sums of dq, one number a row and head, dk and dv once per query head.
+class FlashScratch {
+ public:
+  explicit FlashScratch(const AttentionInput& input) {
+    constexpr int64_t kProcessors = 132, kPaddingRows = 128, kDimMultiple = 32;
+    const int64_t heads = input.q_THK.size(1), dim = input.q_THK.size(2);
+    const int64_t rows = input.q_THK.size(0) + kPaddingRows * num_sequences(input);
+    const int64_t groups = num_sequences(input) * heads;
+    const auto number = input.q_THK.options().dtype(at::kFloat);
+    sums_ = at::empty({(kProcessors + groups - 1) / groups, rows, heads,
+                       (dim + kDimMultiple - 1) / kDimMultiple * kDimMultiple},
+                      number);
+    row_sums_ = at::empty({heads, rows}, number);
+    if (input.k_TGK.size(1) != heads) expanded_ = {like(input.q_THK), like(input.q_THK)};
+  }
+
+ private:
+  at::Tensor sums_, row_sums_;
+  std::vector<at::Tensor> expanded_;
+};
 
 int64_t padded_length(const AttentionInput& input) {
   return (input.longest + kLseMultiple - 1) / kLseMultiple * kLseMultiple;
@@ -153,21 +223,21 @@ void product_to_float(const at::Tensor& a_MK, const at::Tensor& b_KN, at::Tensor
             "expected bf16 operands and an fp32 product");
   check_matrix(a_MK);
   check_matrix(b_KN);
-  const at::Tensor a = a_MK.to(at::kFloat), b = b_KN.to(at::kFloat);
-  if (accumulate) {
-    c_MN.addmm_(a, b);
-  } else {
-    at::mm_out(c_MN, a, b);
-  }
+  using standin::for_device_code;
+  standin::submit([a_bf16 = for_device_code(a_MK), b_bf16 = for_device_code(b_KN),
+                   c = for_device_code(c_MN), accumulate]() mutable {
+    const at::Tensor a = a_bf16.to(at::kFloat), b = b_bf16.to(at::kFloat);
+    if (accumulate) {
+      c.addmm_(a, b);
+    } else {
+      at::mm_out(c, a, b);
+    }
+  });
 }
 
 AttentionOutput flash_attention(const AttentionInput& input) {
   check_flash(input);
-  const at::Tensor lse_HT = unset_lse({input.q_THK.size(1), input.q_THK.size(0)});
-  const at::Tensor o = forward(input, [&](int64_t, int64_t begin, const at::Tensor& values) {
-    lse_HT.narrow(1, begin, values.size(1)).copy_(values);
-  });
-  return {o, lse_HT};
+  return forward(input, {input.q_THK.size(1), input.q_THK.size(0)}, part_of_all);
 }
 
 AttentionGradients flash_attention_backward(const AttentionInput& input, const at::Tensor& do_THK,
@@ -177,19 +247,14 @@ AttentionGradients flash_attention_backward(const AttentionInput& input, const a
   VAX_CHECK(lse_HT.is_contiguous() &&
                 lse_HT.sizes() == at::IntArrayRef({input.q_THK.size(1), input.q_THK.size(0)}),
             "lse ", lse_HT.sizes());
-  return backward(input, do_THK, o_THK, [&](int64_t, int64_t begin, int64_t length) {
-    return lse_HT.narrow(1, begin, length);
-  });
+  const FlashScratch scratch(input);
+  return backward(input, do_THK, o_THK, lse_HT, part_of_all);
 }
 
 AttentionOutput efficient_attention(const AttentionInput& input) {
   check_efficient(input);
-  const at::Tensor lse =
-      unset_lse({num_sequences(input), input.q_THK.size(1), padded_length(input)});
-  const at::Tensor o = forward(input, [&](int64_t s, int64_t, const at::Tensor& values) {
-    lse[s].narrow(1, 0, values.size(1)).copy_(values);
-  });
-  return {o, lse};
+  return forward(input, {num_sequences(input), input.q_THK.size(1), padded_length(input)},
+                 part_of_padded);
 }
 
 AttentionGradients efficient_attention_backward(const AttentionInput& input,
@@ -201,12 +266,7 @@ AttentionGradients efficient_attention_backward(const AttentionInput& input,
                 lse.sizes() == at::IntArrayRef({num_sequences(input), input.q_THK.size(1),
                                                 padded_length(input)}),
             "lse ", lse.sizes());
-  return backward(input, do_THK, o_THK, [&](int64_t s, int64_t, int64_t length) {
-    const at::Tensor beyond = lse[s].narrow(1, length, lse.size(2) - length);
-    VAX_CHECK((beyond == std::numeric_limits<float>::infinity()).all().item<bool>(),
-              "lse beyond the end of sequence ", s, " must be infinite");
-    return lse[s].narrow(1, 0, length);
-  });
+  return backward(input, do_THK, o_THK, lse, part_of_infinitely_padded);
 }
 
 void scaled_product(const ScaledOperands& operands, const at::Tensor& bias_N, at::Tensor& c_MN) {
@@ -225,11 +285,15 @@ void scaled_product(const ScaledOperands& operands, const at::Tensor& bias_N, at
                 operands.scale_a_M1.is_contiguous() && operands.scale_b_1N.is_contiguous(),
             "scales ", operands.scale_a_M1.sizes(), " and ", operands.scale_b_1N.sizes());
   VAX_CHECK(is_aligned(c_MN) && c_MN.stride(1) == 1, "c has strides ", c_MN.strides());
-  at::Tensor product = at::mm(operands.a_MK.to(at::kFloat), operands.b_KN.to(at::kFloat))
-                           .mul_(operands.scale_a_M1)
-                           .mul_(operands.scale_b_1N);
-  if (bias_N.defined()) product += bias_N.to(at::kFloat);
-  c_MN.copy_(product);
+  using standin::for_device_code;
+  standin::submit([a = for_device_code(operands.a_MK), b = for_device_code(operands.b_KN),
+                   scale_a = for_device_code(operands.scale_a_M1),
+                   scale_b = for_device_code(operands.scale_b_1N), bias = for_device_code(bias_N),
+                   c = for_device_code(c_MN)] {
+    at::Tensor product = at::mm(a.to(at::kFloat), b.to(at::kFloat)).mul_(scale_a).mul_(scale_b);
+    if (bias.defined()) product += bias.to(at::kFloat);
+    c.copy_(product);
+  });
 }
 
 }  // namespace vax::ops::device

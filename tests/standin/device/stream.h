@@ -1,0 +1,37 @@
+// The compute stream of the stand-in: the calling thread, which does what it is given as late as a
+// device may (copies from the host) or at once (everything else), and records it while a graph is
+// captured. Each thread has a stream of its own.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+namespace standin {
+
+using Work = std::function<void()>;
+
+// Device code. Runs before submit() returns, behind the copies that are still to be made; during a
+// capture it is recorded instead. THROWS what `work` throws.
+void submit(Work work);
+// A copy from memory of the host that nothing may change before wait(): made when the device is
+// given other work, or the host waits.
+void submit_late(Work copy);
+// Before whatever makes the host wait for the device. THROWS std::logic_error during a capture,
+// which it would break. `what` names it.
+void wait(const char* what);
+
+bool is_capturing();
+// What a capture has put on the stream, and device memory that it has allocated, as long as the
+// object lives.
+class CapturedWork {
+ public:
+  virtual ~CapturedWork() = default;
+  virtual void replay() = 0;
+};
+// Runs `work` once; what it submits is recorded. THROWS what `work` throws.
+std::unique_ptr<CapturedWork> record(const std::function<void()>& work);
+
+// Device memory; a capture's own lives as long as its CapturedWork, too. Null: no more, or 0 bytes.
+std::shared_ptr<void> device_block(size_t num_bytes);
+
+}  // namespace standin
