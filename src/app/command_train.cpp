@@ -295,14 +295,17 @@ ExitCode run_training(const Session& session) {
        .description = describe_run(session, options, start, trainer),
        .requests = train::RequestFiles(options.output.dir),
        .outputs = outputs.get()});
-  if (options.checkpoint.interval > 0) planned.checkpoint = checkpointer.planned_bytes();
+  // Copies for checkpoints lie on the host: not in the memory that is counted with a device.
+  const bool counts_copies = !session.device.context.has_value();
+  if (options.checkpoint.interval > 0 && counts_copies)
+    planned.checkpoint = checkpointer.planned_bytes();
   if (is_root) log::info(cat("memory of a rank, at most: ", memory_text(planned)));
 
   if (run_steps(point.steps_done(), trainer, checkpointer, outputs.get()) < trainer.num_steps())
     return kStopped;
   train::MemoryParts measured = trainer.measured_memory();
   measured.drift = meter.reference_bytes(state->llama());
-  measured.checkpoint = checkpointer.snapshot_bytes();
+  if (counts_copies) measured.checkpoint = checkpointer.snapshot_bytes();
   report_memory(session, *mesh.world, planned, measured, outputs.get());
   mesh.calls->set_place("final save");
   save(options, *state, is_root);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/narrow.h"
 #include "ops/head_loss.h"
 
 namespace vax::model {
@@ -52,7 +53,32 @@ int64_t product_bytes(int64_t rows, int64_t cols) {
 }
 
 bool makes_products(const BlockDims& dims, const PassShape& pass) {
-  return dims.train_base && pass.weight_gradients && dims.compute_dtype != at::kFloat;
+  return dims.train_base && pass.weight_gradients && dims.compute_dtype != at::kFloat &&
+         !pass.on_device;
+}
+
+// When a device's attention runs its backward (ops/device/attention.cpp): the gradients of its
+// output and of the fused matrix, those that LibTorch's kernels return, and their scratch.
+int64_t device_attention_bytes(const BlockDims& dims, const PassShape& pass) {
+  const int64_t s = element_bytes(dims), query = dims.query_width(), kv = dims.kv_width();
+  const int64_t heads = dims.attention.num_heads;
+  const bool shares_keys = heads != dims.attention.num_kv_heads;
+  const int64_t ours = s * (query + dims.qkv_width());
+  if (dims.compute_dtype == at::kFloat) {
+    // Keys, values and their gradients once per query head; sums of gradients one after the other.
+    const int64_t copies = shares_keys ? s * (2 * query + kv) : 0;
+    const int64_t lse = kFloatBytes * heads;
+    return pass.num_tokens * (ours + s * 3 * query + copies + 2 * lse);
+  }
+  // Deterministic flash attention: sums of dq in fp32, as many as it takes to fill the processors,
+  // and rows of padding behind every sequence; a number for every row and head; dk and dv once per
+  // query head. 132: the processors of an H100 or H200.
+  constexpr int64_t kProcessors = 132, kPaddingRows = 128, kDimMultiple = 32;
+  const int64_t rows = pass.num_tokens + kPaddingRows * pass.num_sequences;
+  const int64_t splits = ceil_div(kProcessors, pass.num_sequences * heads);
+  const int64_t sums = splits * heads * round_up(dims.attention.head_dim, kDimMultiple);
+  return pass.num_tokens * (ours + s * dims.qkv_width() + (shares_keys ? s * 2 * query : 0)) +
+         kFloatBytes * rows * (sums + heads);
 }
 
 // Made by the head, on top of its input x: label rows and logits first, then the stream's gradient.
@@ -62,8 +88,8 @@ int64_t head_bytes(const Llama& llama, const PassShape& pass) {
   const int64_t vocabulary = llama.config().vocab_size;
   const bool with_weight = dims.train_base && pass.weight_gradients;
   const int64_t rows = ((kFloatBytes + 2 * s) * hidden + kFloatBytes) * pass.num_labels;
-  const int64_t chunk =
-      std::min(pass.num_labels, ops::head_loss_chunk_rows(vocabulary, s, with_weight));
+  const int64_t chunk = std::min(
+      pass.num_labels, ops::head_loss_chunk_rows(vocabulary, s, with_weight || pass.on_device));
   const int64_t product = makes_products(dims, pass) ? product_bytes(vocabulary, hidden) : 0;
   const int64_t gradients = kFloatBytes * hidden * (pass.num_labels + pass.num_tokens);
   return rows + std::max(s * vocabulary * chunk + product, gradients);
@@ -79,7 +105,9 @@ int64_t activation_bytes(const Llama& llama, const PassShape& pass) {
   // Of the gate-up matrix, the largest of a block.
   const int64_t product =
       makes_products(dims, pass) ? product_bytes(2 * dims.intermediate_size, dims.hidden_size) : 0;
-  const int64_t backward = tokens * block.backward + product;
+  const int64_t cast = dims.compute_dtype == at::kFloat ? 0 : stream / 2;
+  const int64_t attention = pass.on_device ? cast + device_attention_bytes(dims, pass) : 0;
+  const int64_t backward = std::max(tokens * block.backward + product, attention);
   // The block that is run again: its x is one of those kept. Running it needs less than its
   // backward.
   if (pass.recompute)

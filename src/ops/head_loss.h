@@ -26,8 +26,8 @@ void head_loss(const at::Tensor& x_ND, const at::Tensor& w_VD, std::span<const i
                const at::Tensor& loss_scale, at::Tensor& loss_sum, at::Tensor& dx_ND,
                at::Tensor& dw_VD, bool accumulate = true, int64_t chunk_rows = 0);
 
-// The rows that chunk_rows = 0 chooses: what the logits take is at most rows * vocab_size *
-// element_bytes.
+// The rows that chunk_rows = 0 chooses (large: with dw or on a device): what the logits take is at
+// most rows * vocab_size * element_bytes.
 int64_t head_loss_chunk_rows(int64_t vocab_size, int64_t element_bytes, bool large);
 
 }  // namespace vax::ops

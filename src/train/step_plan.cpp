@@ -75,7 +75,8 @@ std::vector<int> gradient_releases(const model::Llama& llama, const MethodPlan& 
   return releases;
 }
 
-int64_t largest_pass(const ModelPlan& model, const MethodPlan& method, const Workload& workload) {
+int64_t largest_pass(const ModelPlan& model, const Layout& layout, const MethodPlan& method,
+                     const Workload& workload) {
   int64_t largest = 0;
   for (const PassPlan& pass : method.passes)
     largest = std::max(
@@ -83,7 +84,9 @@ int64_t largest_pass(const ModelPlan& model, const MethodPlan& method, const Wor
                                          {.num_tokens = workload.micro_tokens,
                                           .num_labels = workload.micro_labels,
                                           .weight_gradients = pass.weight_gradients,
-                                          .recompute = pass.recompute}));
+                                          .recompute = pass.recompute,
+                                          .num_sequences = workload.micro_rows,
+                                          .on_device = layout.on_device}));
   return largest;
 }
 
@@ -114,6 +117,7 @@ Workload workload_of(std::vector<int64_t> lengths, std::vector<int64_t> labels,
   const int64_t share = data::share_of(rows, 0, num_ranks).count;
   const int64_t micro = std::min(share, options.micro_batch.value_or(share));
   return {.num_micro_batches = data::num_micro_batches(rows, num_ranks, options.micro_batch),
+          .micro_rows = micro,
           .micro_tokens = sum_of_largest(lengths, micro),
           .micro_labels = sum_of_largest(labels, micro),
           .rank_tokens = sum_of_largest(lengths, share)};
@@ -180,7 +184,7 @@ StepPlan plan_step(const ModelPlan& model, const ShardOptions& shard, const Layo
     plan.wire.replicas +=
         dist::all_reduce_bytes(dist::make_partition(unit.count, 0, trainable_size).shard_count,
                                dist::DataType::kFloat32, layout.num_ranks / trainable_size);
-  plan.memory.activations = largest_pass(model, method, workload);
+  plan.memory.activations = largest_pass(model, layout, method, workload);
   plan.memory.perturbation =
       method.kept_bytes +
       method.kept_bytes_per_token *

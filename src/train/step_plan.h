@@ -71,8 +71,9 @@ MethodPlan sft_plan(const TrainOptions& options, const model::Llama& llama,
 // What a rank is given in a step, at most.
 struct Workload {
   int64_t num_micro_batches = 1;
-  int64_t micro_tokens = 0, micro_labels = 0;  // of the largest micro-batch
-  int64_t rank_tokens = 0;                     // of all of them
+  // Of the largest micro-batch.
+  int64_t micro_rows = 1, micro_tokens = 0, micro_labels = 0;
+  int64_t rank_tokens = 0;  // of all of them
 };
 // `lengths` in tokens of all rows, `labels` likewise; rows of a global batch are dealt as
 // data::share_of does. The longest rows could meet in one micro-batch.

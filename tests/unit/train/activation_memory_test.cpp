@@ -1,6 +1,7 @@
 // Planned against measured: the bytes that model::activation_bytes() counts from shapes, and what
-// the allocator sees of a forward and backward. The weights are real planes on one rank, so that
-// nothing but the pass allocates.
+// the allocator sees of a forward and backward: on the host, and with VAX_TEST_ON_DEVICE on a
+// device or its stand-in. The weights are real planes on one rank, so that nothing but the pass
+// allocates.
 #include "model/activation_memory.h"
 
 #include <ATen/ATen.h>
@@ -10,6 +11,9 @@
 
 #include "base/error.h"
 #include "data/packing.h"
+#include "dist/communicator.h"
+#include "dist/device_group.h"
+#include "ops/device/runtime.h"
 #include "support/tiny_llama.h"
 #include "train/model_state.h"
 #include "train/sharded_weights.h"
@@ -21,6 +25,15 @@ namespace {
 // oneDNN's scratch for a thread and shapes like these.
 constexpr double kLibraryScratch = 256 << 10;
 
+#ifdef VAX_TEST_ON_DEVICE
+const std::vector<int64_t> kLengths = {32, 25, 18};  // an emulated device is slow
+// Attention keeps a few numbers a row and head, which depend on the kernel.
+constexpr double kAbove = 1.02;
+#else
+const std::vector<int64_t> kLengths = {128, 100, 72};
+constexpr double kAbove = 1.01;
+#endif
+
 struct Case {
   bool full;
   std::string dtype;
@@ -28,7 +41,7 @@ struct Case {
   bool recompute;
   bool tied = false;
   int64_t hidden = 256, ffn = 704, vocabulary = 2000, kv_heads = 2;
-  std::vector<int64_t> lengths = {128, 100, 72};
+  std::vector<int64_t> lengths = kLengths;
   int64_t num_layers = 4;
   bool all_labels = true;
   double spared_bytes = 0;  // of a model so small that temporaries show
@@ -58,11 +71,11 @@ class OneRank {
  public:
   explicit OneRank(const Case& c)
       : plan_(request(c), config(c), c.full ? model::LoraSpec{} : model::make_lora_spec(8, 4, {})),
-        group_(dist::make_self_collectives()),
+        group_(make_group()),
         frozen_(plan_.llama->frozen_layout(), *group_, plan_.frozen_units),
         trainable_(plan_.llama->trainable_layout(), *group_, plan_.trainable_units),
         weights_(frozen_, trainable_, plan_.nesting),
-        gradients_(*group_, trainable_.unit_layout(), at::kCPU),
+        gradients_(*group_, trainable_.unit_layout(), plan_.llama->device()),
         sink_(trainable_, gradients_) {
     at::manual_seed(1);
     for (Plane* plane : {&frozen_, &trainable_}) {
@@ -80,10 +93,11 @@ class OneRank {
     begin_step(weights_, llama().unit_uses(true));
     const int64_t before = tensor_bytes();
     reset_tensor_peak();
-    at::Tensor loss_sum = at::zeros({}, at::kDouble);
+    const auto number = at::TensorOptions(at::kDouble).device(llama().device());
+    at::Tensor loss_sum = at::zeros({}, number);
     llama().forward_backward(model::PlacedBatch(batch, llama().device()).view(), weights_,
                              update ? &sink_ : nullptr,
-                             {.loss_scale = at::scalar_tensor(1e-3, at::kDouble),
+                             {.loss_scale = at::full({}, 1e-3, number),
                               .recompute = recompute,
                               .stop_at_first_boundary = !update},
                              loss_sum);
@@ -95,7 +109,15 @@ class OneRank {
     ModelRequest request;
     request.model.dtype = c.dtype;
     request.train_base = c.full;
+    request.device = ops::device::current();
+    request.on_device = ops::device::is_selected();
     return request;
+  }
+  static std::unique_ptr<dist::Collectives> make_group() {
+    if (!ops::device::is_selected()) return dist::make_self_collectives();
+    return dist::make_device_collectives(
+        dist::Communicator::world(), {.index = 0, .compute_stream = ops::device::compute_stream()},
+        "test");
   }
   static model::LlamaConfig config(const Case& c) {
     return {.vocab_size = c.vocabulary,
@@ -122,15 +144,17 @@ void expect_planned(const Case& c) {
   OneRank rank(c);
   rank.peak_of_pass(batch, c.update, c.recompute);  // what libraries keep comes with the first
   const auto measured = static_cast<double>(rank.peak_of_pass(batch, c.update, c.recompute));
-  const auto planned =
-      static_cast<double>(model::activation_bytes(rank.llama(), {.num_tokens = batch.num_tokens(),
-                                                                 .num_labels = batch.num_labels(),
-                                                                 .weight_gradients = c.update,
-                                                                 .recompute = c.recompute}));
+  const auto planned = static_cast<double>(
+      model::activation_bytes(rank.llama(), {.num_tokens = batch.num_tokens(),
+                                             .num_labels = batch.num_labels(),
+                                             .weight_gradients = c.update,
+                                             .recompute = c.recompute,
+                                             .num_sequences = batch.num_sequences(),
+                                             .on_device = ops::device::is_selected()}));
   ASSERT_GT(measured, 0);
   if (c.dtype == "fp32") {  // nothing but tensors of known shapes; small vectors are left out
     EXPECT_GE(planned, 0.995 * measured) << c.text();
-    EXPECT_LE(planned, 1.01 * measured) << c.text();
+    EXPECT_LE(planned, kAbove * measured) << c.text();
     return;
   }
   EXPECT_GE(planned + kLibraryScratch, 0.98 * measured) << c.text();
@@ -141,7 +165,17 @@ void expect_planned(const Case& c) {
 
 class ActivationMemoryTest : public ::testing::Test {
  protected:
-  static void SetUpTestSuite() { count_tensor_memory(); }
+  static void SetUpTestSuite() {
+    count_tensor_memory();
+#ifdef VAX_TEST_ON_DEVICE
+    if (ops::device::count() > 0) ops::device::select(0);
+#endif
+  }
+  void SetUp() override {
+#ifdef VAX_TEST_ON_DEVICE
+    if (!ops::device::is_selected()) GTEST_SKIP() << ops::device::why_none();
+#endif
+  }
 };
 
 TEST_F(ActivationMemoryTest, IsPlannedForEveryKindOfPass) {
