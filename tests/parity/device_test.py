@@ -64,15 +64,18 @@ def graphs(checks, runs):
 
 
 @contextlib.contextmanager
-def one_device_for_all():
-    """Ranks of the stand-in meet on one device, as they do on a machine with one GPU."""
-    os.environ["STANDIN_BUS_ID"] = "0000:01:00.0"
+def stand_in(**settings):
+    """What the stand-in's device does differently; nothing to a GPU."""
+    os.environ.update(settings)
     try:
         yield
     finally:
-        del os.environ["STANDIN_BUS_ID"]
+        for name in settings:
+            del os.environ[name]
 
 
+# Messages are late: what does not wait for them computes with something else.
+@stand_in(STANDIN_DELAY_US="1000")
 def ranks(checks, runs):
     adapter_weights = load_file(runs.adapter / "adapter_model.safetensors")
     base_weights = load_file(runs.base / "model.safetensors")
@@ -82,7 +85,7 @@ def ranks(checks, runs):
         start = start | DEVICE | FP32
         whole = runs.align(start)
         host = runs.align(start | HOST)
-        with one_device_for_all():
+        with stand_in(STANDIN_BUS_ID="0000:01:00.0"):
             staged = runs.align(start | {"shard.group_size": 1}, 2)
         layouts = [("host", host), ("2 ranks", runs.align(start | {"train.micro_batch": 2}, 2)),
                    ("2 ranks, one device", staged),

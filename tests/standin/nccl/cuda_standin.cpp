@@ -44,6 +44,11 @@ struct Allocation {
   bool is_pinned = false;
 };
 
+std::chrono::microseconds first_delay() {
+  const char* const given = std::getenv("STANDIN_DELAY_US");
+  return std::chrono::microseconds(given != nullptr ? std::atol(given) : 0);
+}
+
 struct Runtime {
   std::mutex mutex;  // guards what follows, and what streams and events hold
   std::condition_variable changed;
@@ -51,7 +56,7 @@ struct Runtime {
   std::map<cudaStream_t, std::shared_ptr<CUstream_st>> streams;
   int64_t num_events = 0;
   std::string bus_id;
-  std::chrono::microseconds delay{0};
+  std::chrono::microseconds delay = first_delay();
 };
 
 Runtime& runtime() {

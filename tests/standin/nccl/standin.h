@@ -30,7 +30,8 @@ void set_version(int version);
 // What cudaDeviceGetPCIBusId says; empty (the beginning): STANDIN_BUS_ID of the environment, where
 // it is set (all ranks have one device), else another one in every process.
 void set_bus_id(const std::string& id);
-// A pause of every NCCL operation and asynchronous copy on its stream, before it does anything.
+// A pause of every NCCL operation and asynchronous copy on its stream, before it does anything; at
+// first STANDIN_DELAY_US of the environment, or none.
 void set_operation_delay(std::chrono::microseconds delay);
 // The nth collective that is started from now on (1: the next) fails on its stream with `result`.
 void fail_operation(int64_t nth, ncclResult_t result);
