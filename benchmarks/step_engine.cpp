@@ -9,6 +9,7 @@
 #include "base/stopwatch.h"
 #include "model/llama_layout.h"
 #include "ops/device/runtime.h"
+#include "ops/device/transfer.h"
 #include "vaccine/vaccine_method.h"
 
 namespace vax::benchmarks {
@@ -38,6 +39,7 @@ StepEngine::StepEngine(const StepSettings& settings, const dist::Communicator& w
       train_(train_options(settings)),
       plan_(request_of(settings), model_config(settings),
             settings.lora() ? model::make_lora_spec(8, 4, {}) : model::LoraSpec{}),
+      waiter_(world, device),
       mesh_(train::make_mesh(world, world.split_by_node(), {}, plan_.train_base, device)),
       frozen_(plan_.llama->frozen_layout(), *mesh_.frozen, plan_.frozen_units),
       trainable_(plan_.llama->trainable_layout(), *mesh_.trainable, plan_.trainable_units),
@@ -96,8 +98,7 @@ std::unique_ptr<train::StepMethod> StepEngine::make_method(const std::string& na
                                    .train = train_,
                                    .dropout = settings_.lora() ? 0.1 : 0,
                                    .device_world = mesh_.device_world.get(),
-                                   .use_graphs = settings_.graphs,
-                                   .synchronize = mesh_.synchronize};
+                                   .use_graphs = settings_.graphs};
   if (name == "sft") return std::make_unique<train::SftMethod>(context);
   return std::make_unique<vaccine::VaccineMethod>(context,
                                                   VaccineOptions{.probe_check_interval = 0});
@@ -114,12 +115,12 @@ StepTime StepEngine::step(train::StepMethod& method) {
   time.loss = method.run(batch).loss;
   gradients_.finish();
   time.passes_s = watch.elapsed_s();
-  const double norm = optimizer_.gradient_norm(mesh_.synchronize);
+  const double norm = optimizer_.gradient_norm();
   VAX_CHECK(std::isfinite(time.loss) && std::isfinite(norm), "loss ", time.loss, ", gradient norm ",
             norm);
   optimizer_.update(1e-5, std::min(1.0, train_.clip / (norm + 1e-6)));
   if (probe_plane_ && plan_.train_base) probe_plane_->units().refresh();
-  if (mesh_.synchronize) mesh_.synchronize();
+  ops::device::wait_for(trainable_.units().shard(0));
   time.step_s = watch.elapsed_s();
   return time;
 }

@@ -15,6 +15,7 @@
 #include "dist/device_group.h"
 #include "dist/sharded_units.h"
 #include "model/llama_config.h"
+#include "train/device_waiter.h"
 #include "train/mesh.h"
 #include "train/model_state.h"
 #include "train/optimizer.h"
@@ -86,6 +87,7 @@ class StepEngine {
   const StepSettings settings_;
   TrainOptions train_;
   train::ModelPlan plan_;
+  train::DeviceWaiter waiter_;
   train::Mesh mesh_;
   train::Plane frozen_, trainable_;
   train::ShardedWeights weights_;

@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "ops/device/runtime.h"
 #include "train/checkpointer.h"
+#include "train/device_waiter.h"
 #include "train/tensor_memory.h"
 #include "train/trainer.h"
 
@@ -116,6 +117,7 @@ ExitCode run_program(int argc, const char* const* argv, const dist::Environment&
   together(world, [&] { device = select_device(options, environment.local_rank()); });
   if (world.rank() == 0 && device.context)
     log::info(cat("computing on ", ops::device::name(device.context->index)));
+  const train::DeviceWaiter waiter(world, device.context ? &*device.context : nullptr);
   const Session session{command_line, options, environment, world, device};
   try {
     return commands().at(options.subcommand)(session);

@@ -9,6 +9,7 @@
 #include "base/narrow.h"
 #include "model/attention_half.h"
 #include "model/mlp_half.h"
+#include "ops/device/transfer.h"
 
 namespace vax::model {
 namespace {
@@ -141,7 +142,8 @@ void GreedyGeneration::read_prompts() {
   const at::Tensor x_TD = run_blocks(batch, attention);
   std::vector<int64_t> last_rows;
   for (size_t s = 0; s < prompts_.size(); ++s) last_rows.push_back(batch.offsets[s + 1] - 1);
-  choose_ids(x_TD.index_select(0, at::tensor(last_rows, at::kLong).to(llama_.device())));
+  choose_ids(x_TD.index_select(
+      0, ops::device::to_device(at::tensor(last_rows, at::kLong), llama_.device())));
 }
 
 void GreedyGeneration::add_tokens() {
@@ -153,8 +155,9 @@ void GreedyGeneration::add_tokens() {
     append_sequence(batch, {&answers_[s].back(), 1}, length - 1);
     lengths.push_back(narrow<int32_t>(length));
   }
-  const CachePlaces places{.slots_B = at::tensor(active_, at::kInt).to(llama_.device()),
-                           .lengths_B = at::tensor(lengths, at::kInt).to(llama_.device())};
+  const CachePlaces places{
+      .slots_B = ops::device::to_device(at::tensor(active_, at::kInt), llama_.device()),
+      .lengths_B = ops::device::to_device(at::tensor(lengths, at::kInt), llama_.device())};
   choose_ids(run_blocks(batch, [&](const BlockContext& context, const UnitTensors& weights,
                                    const at::Tensor& x_BD, KeyValues& cache) {
     return attention_decode_forward(context, weights, x_BD, places, cache);
@@ -166,7 +169,8 @@ void GreedyGeneration::choose_ids(const at::Tensor& x_ND) {
   std::vector<int32_t> still_active;
   if (!active_.empty()) {
     const auto [largest, ids] = logits_NV.narrow(1, 0, num_ids_).max(1);
-    const at::Tensor largest_N = largest.cpu(), ids_N = ids.cpu();
+    const at::Tensor largest_N = ops::device::to_host(largest);
+    const at::Tensor ids_N = ops::device::to_host(ids);
     for (size_t n = 0; n < active_.size(); ++n) {
       const int32_t sequence = active_[n];
       // The largest of a row that holds a NaN is NaN.

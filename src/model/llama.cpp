@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/narrow.h"
 #include "model/llama_layout.h"
+#include "ops/device/transfer.h"
 #include "ops/embedding.h"
 #include "ops/head_loss.h"
 #include "ops/hidden_state.h"
@@ -233,7 +234,7 @@ double Llama::forward(const PackedBatch& batch, WeightSource& weights,
   }
   at::Tensor loss_sum = at::zeros({}, at::TensorOptions(at::kDouble).device(device_));
   run_head(view, x_TD, weights, nullptr, options, loss_sum, nullptr);
-  return loss_sum.item<double>();
+  return ops::device::to_number(loss_sum);
 }
 
 std::vector<int> Llama::unit_uses(bool with_backward) const {

@@ -12,6 +12,7 @@
 #include "base/stopwatch.h"
 #include "io/checkpoint_directory.h"
 #include "ops/device/runtime.h"
+#include "ops/device/transfer.h"
 
 namespace vax::train {
 namespace {
@@ -188,6 +189,7 @@ void Checkpointer::take_snapshot() {
     const StateArray& array = in_.arrays[own_[i]];
     const at::Tensor content = array.shard.narrow(0, 0, array.num_elements());
     if (snapshot_.size() == i) snapshot_.push_back(host_buffer_like(content));
+    ops::device::wait_for(content);
     snapshot_[i].copy_(content);
   }
 }

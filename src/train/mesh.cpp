@@ -72,7 +72,6 @@ Mesh make_mesh(const dist::Communicator& world, const dist::Communicator& node,
   if (trainable_on_node) mesh.trainable_node.emplace(node.duplicate());
   if (device != nullptr) {
     mesh.device_world = make(world, "device world");
-    mesh.synchronize = [&world, context = *device] { dist::synchronize(world, context); };
   }
   return mesh;
 }

@@ -11,7 +11,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <optional>
 
@@ -35,8 +34,6 @@ struct Mesh {
   // groups but `world` are of its memory.
   std::unique_ptr<dist::Collectives> device_world;
   std::shared_ptr<dist::CallLog> calls;  // of all of them; told where the program is
-  // Before the host reads a device's numbers; empty on a host.
-  std::function<void()> synchronize;
   // Whether rank 0 of the world is of this rank's frozen shard group: the one of equal ones that
   // writes what it holds.
   bool is_first_of_frozen = false;

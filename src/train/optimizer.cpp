@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "ops/adamw.h"
+#include "ops/device/transfer.h"
 #include "ops/hidden_state.h"
 
 namespace vax::train {
@@ -32,7 +33,7 @@ ShardedAdamW::ShardedAdamW(Plane& trainable, dist::ShardedGradients& gradients,
   }
 }
 
-double ShardedAdamW::gradient_norm(const std::function<void()>& synchronize) {
+double ShardedAdamW::gradient_norm() {
   at::Tensor sum = at::zeros({}, squares_options_);
   for (size_t i = 0; i < states_.size(); ++i)
     for (const Stretch& stretch : states_[i].stretches) {
@@ -43,8 +44,7 @@ double ShardedAdamW::gradient_norm(const std::function<void()>& synchronize) {
   plane_.group()
       .all_reduce(sum.data_ptr(), 1, dist::DataType::kFloat64, dist::ReduceOp::kSum)
       .wait();
-  if (synchronize) synchronize();
-  return std::sqrt(sum.item<double>());
+  return std::sqrt(ops::device::to_number(sum));
 }
 
 void ShardedAdamW::update(double lr, double grad_scale) {

@@ -5,7 +5,6 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
-#include <functional>
 #include <vector>
 
 #include "base/options.h"
@@ -19,9 +18,8 @@ class ShardedAdamW {
   // Borrows plane and gradients. REQUIRES fp32 shards.
   ShardedAdamW(Plane& trainable, dist::ShardedGradients& gradients, const TrainOptions& options);
 
-  // L2 norm of the whole gradient. `synchronize`: called before the host reads a device's number;
-  // may be empty. COLLECTIVE over the shard group. BLOCKS host.
-  double gradient_norm(const std::function<void()>& synchronize = {});
+  // L2 norm of the whole gradient. COLLECTIVE over the shard group. BLOCKS host.
+  double gradient_norm();
   // One update with the gradients scaled by `grad_scale`; weights gathered before are stale after
   // it (the plane is refreshed; views of its shards are the caller's affair). COLLECTIVE over the
   // shard group.

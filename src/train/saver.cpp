@@ -11,6 +11,7 @@
 #include "io/huggingface_writer.h"
 #include "io/json_file.h"
 #include "io/peft_adapter.h"
+#include "ops/device/transfer.h"
 
 namespace vax::train {
 namespace {
@@ -71,6 +72,7 @@ void save_adapter(ModelState& state, const std::filesystem::path& directory,
   for_each_member(plane.layout(), [&](int unit, const FlatMember& member) {
     const at::Tensor& flat = reader.read(unit);
     if (!is_writer) return;
+    ops::device::wait_for(flat);
     values.push_back(
         flat.narrow(0, member.offset, member.count).to(at::kCPU, at::kFloat, false, /*copy=*/true));
     tensors.push_back(
@@ -106,7 +108,8 @@ void save_model(ModelState& state, const std::filesystem::path& directory,
          .dtype = bf16 ? io::DType::kBF16 : io::DType::kF32,
          .shape = member.shape,
          .source = [&reader, unit, member](const io::ByteSink& sink) {
-           const at::Tensor part = reader.read(unit).narrow(0, member.offset, member.count).cpu();
+           const at::Tensor part =
+               ops::device::to_host(reader.read(unit).narrow(0, member.offset, member.count));
            sink({static_cast<const std::byte*>(part.const_data_ptr()), part.nbytes()});
          }});
   });

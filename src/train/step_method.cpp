@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include "ops/device/transfer.h"
 #include "train/step_passes.h"
 
 namespace vax::train {
@@ -22,8 +23,7 @@ StepOutcome SftMethod::run(const StepBatch& batch) {
       context_.update.llama.forward_backward(micro_batch, context_.update.weights,
                                              &context_.gradients, options, loss_sum_);
   });
-  context_.wait_for_device();
-  double loss_sum = loss_sum_.item<double>();
+  double loss_sum = ops::device::to_number(loss_sum_);
   context_.world.all_reduce(&loss_sum, 1, dist::DataType::kFloat64, dist::ReduceOp::kSum).wait();
   const double loss = loss_sum / static_cast<double>(batch.label_tokens);
   return {.loss = loss, .clean_loss = loss};

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -53,12 +52,6 @@ struct StepContext {
     return at::TensorOptions(at::kDouble).device(update.llama.device());
   }
 
-  // Before the host reads a device's numbers: see dist::synchronize(). Nothing on a host.
-  std::function<void()> synchronize;
-
-  void wait_for_device() const {
-    if (synchronize) synchronize();
-  }
   // REQUIRES a static text.
   void set_phase(const char* phase) const {
     if (calls != nullptr) calls->set_phase(phase);

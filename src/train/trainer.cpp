@@ -72,8 +72,7 @@ Trainer::Trainer(const TrainerInputs& inputs)
                                .dropout = in_.dropout,
                                .calls = in_.mesh.calls.get(),
                                .device_world = in_.mesh.device_world.get(),
-                               .use_graphs = may_use_graphs(in_),
-                               .synchronize = in_.mesh.synchronize})) {}
+                               .use_graphs = may_use_graphs(in_)})) {}
 
 std::optional<io::DriftRecord> Trainer::observe_drift(int64_t step) {
   if (!in_.measure_drift) return std::nullopt;
@@ -209,7 +208,7 @@ Trainer::StepNorms Trainer::apply_gradients(int64_t step, double loss) {
   in_.mesh.calls->set_phase("update");
   gradients_.finish();
   reduce_over_replicas();
-  const double norm = optimizer_.gradient_norm(in_.mesh.synchronize);
+  const double norm = optimizer_.gradient_norm();
   check_finite(step, loss, norm);
   const double clip = in_.options.train.clip;
   // As torch.nn.utils.clip_grad_norm_.

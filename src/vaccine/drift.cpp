@@ -2,10 +2,12 @@
 
 #include <ATen/ATen.h>
 
+#include <array>
 #include <cmath>
 
 #include "base/error.h"
 #include "base/narrow.h"
+#include "ops/device/transfer.h"
 
 namespace vax::vaccine {
 namespace {
@@ -13,13 +15,10 @@ namespace {
 // Sums per layer that are additive over batches and ranks.
 enum Sum { kL2sq, kReferenceSq, kCosine, kHsicBoth, kHsicNew, kHsicReference, kNumSums };
 
-double to_double(const at::Tensor& scalar) { return scalar.item<double>(); }
-
 // tr(K H L H) for the Gram matrices of centred features, divided by (n - 1)^2.
-double hsic(const at::Tensor& gram_a, const at::Tensor& gram_b) {
+at::Tensor hsic(const at::Tensor& gram_a, const at::Tensor& gram_b) {
   const auto n = static_cast<double>(gram_a.size(0));
-  return to_double(at::dot(gram_a.flatten(), gram_b.flatten()).to(at::kDouble)) /
-         ((n - 1) * (n - 1));
+  return at::dot(gram_a.flatten(), gram_b.flatten()).to(at::kDouble) / ((n - 1) * (n - 1));
 }
 
 at::Tensor centred_gram(const at::Tensor& e_TD) {
@@ -27,19 +26,21 @@ at::Tensor centred_gram(const at::Tensor& e_TD) {
   return at::mm(centred, centred.t());
 }
 
-// Returns this batch's l2sq.
-double add_layer_sums(const at::Tensor& e_TD, const at::Tensor& reference_TD, double* sums) {
-  const at::Tensor difference_T = (e_TD - reference_TD).square().sum(1);
-  const double l2sq = to_double(difference_T.sum(at::kDouble));
-  sums[kL2sq] += l2sq;
-  sums[kReferenceSq] += to_double(reference_TD.square().sum(1).sum(at::kDouble));
-  sums[kCosine] += to_double(at::cosine_similarity(e_TD, reference_TD, 1).sum(at::kDouble));
-  if (e_TD.size(0) < 2) return l2sq;
-  const at::Tensor gram = centred_gram(e_TD), reference_gram = centred_gram(reference_TD);
-  sums[kHsicBoth] += hsic(gram, reference_gram);
-  sums[kHsicNew] += hsic(gram, gram);
-  sums[kHsicReference] += hsic(reference_gram, reference_gram);
-  return l2sq;
+// Of one batch and layer: fp64 [kNumSums], in the order of Sum.
+at::Tensor layer_sums(const at::Tensor& e_TD, const at::Tensor& reference_TD) {
+  std::array<at::Tensor, kNumSums> sums;
+  sums[kL2sq] = (e_TD - reference_TD).square().sum(1).sum(at::kDouble);
+  sums[kReferenceSq] = reference_TD.square().sum(1).sum(at::kDouble);
+  sums[kCosine] = at::cosine_similarity(e_TD, reference_TD, 1).sum(at::kDouble);
+  if (e_TD.size(0) < 2) {
+    sums[kHsicBoth] = sums[kHsicNew] = sums[kHsicReference] = at::zeros_like(sums[kL2sq]);
+  } else {
+    const at::Tensor gram = centred_gram(e_TD), reference_gram = centred_gram(reference_TD);
+    sums[kHsicBoth] = hsic(gram, reference_gram);
+    sums[kHsicNew] = hsic(gram, gram);
+    sums[kHsicReference] = hsic(reference_gram, reference_gram);
+  }
+  return at::stack(sums);
 }
 
 }  // namespace
@@ -96,9 +97,14 @@ io::DriftRecord DriftMeter::measure(const model::Llama& llama, model::WeightSour
     const LayerStates states = hidden_states(llama, weights, batch);
     if (batch.empty()) continue;
     const size_t index = static_cast<size_t>(&batch - batches_.data());
+    std::vector<at::Tensor> of_layers;
     for (size_t l = 0; l < num_layers; ++l)
-      l2sq[l * num_batches + index] =
-          add_layer_sums(states[l], reference_[round][l], sums.data() + l * kNumSums);
+      of_layers.push_back(layer_sums(states[l], reference_[round][l]));
+    const at::Tensor sums_LS = ops::device::to_host(at::stack(of_layers));
+    const auto* const batch_sums = sums_LS.const_data_ptr<double>();
+    for (size_t i = 0; i < num_layers * kNumSums; ++i) sums[i] += batch_sums[i];
+    for (size_t l = 0; l < num_layers; ++l)
+      l2sq[l * num_batches + index] = batch_sums[l * kNumSums + kL2sq];
   }
   world_
       .all_reduce(sums.data(), narrow<int64_t>(sums.size()), dist::DataType::kFloat64,

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "base/stopwatch.h"
+#include "ops/device/transfer.h"
 
 namespace vax::vaccine {
 namespace {
@@ -154,7 +155,7 @@ train::StepOutcome VaccineMethod::run(const train::StepBatch& batch) {
 }
 
 train::StepOutcome VaccineMethod::outcome_of(const train::StepBatch& batch) {
-  context_.wait_for_device();
+  ops::device::wait_for(sums_.all);
   const at::Tensor sums = sums_.all.to(at::kCPU, /*non_blocking=*/false, /*copy=*/true);
   auto* const values = sums.mutable_data_ptr<double>();
   const int64_t num_layers = sums.numel() - 5;

@@ -82,7 +82,7 @@ def ranks(checks, runs):
     for kind, start, initial in [
             ("LoRA", adapter_start(runs), adapter_weights),
             ("full parameters", TRAINING | {"adapter.type": "none"}, base_weights)]:
-        start = start | DEVICE | FP32
+        start = start | DEVICE | FP32 | {"drift.interval": 3, "drift.samples": 5}
         whole = runs.align(start)
         host = runs.align(start | HOST)
         with stand_in(STANDIN_BUS_ID="0000:01:00.0"):
@@ -131,24 +131,27 @@ def fp8(checks, runs):
         checks.true(all(FP8_COSINE_BOUND < c < 1 for c in cosines), f"{name}: cosines {cosines}")
 
 
-def evaluate(runs, name, options):
-    output = runs.work / name
-    runs.start("eval", {"model.path": runs.base, "data.template": "plain", "output.dir": output,
+def evaluate(runs, options, num_ranks):
+    output = runs.work / f"{options['runtime.device']}-{num_ranks}"
+    runs.start("eval", {"model.path": runs.base, "data.template": "plain",
                         "eval.task_path": runs.data, "eval.task": "label",
                         "eval.alignment_path": runs.data, "eval.max_new_tokens": 12,
-                        "eval.samples": 10, "runtime.threads": 1} | options)
+                        "eval.samples": 10, "runtime.threads": 1, "output.dir": output} | FP32
+               | options, num_ranks)
     return (json.loads((output / "eval.json").read_text()),
             json.loads((output / "answers.json").read_text()))
 
 
 def evaluation(checks, runs):
-    (device, device_answers), (host, host_answers) = [
-        evaluate(runs, name, FP32 | {"runtime.device": name}) for name in ("cuda", "cpu")]
-    checks.close("alignment loss", "eval", [device["alignment_loss"]], [host["alignment_loss"]],
-                 2e-6)
-    same = [a["output"] == b["output"] for a, b in zip(device_answers, host_answers, strict=True)]
-    # Greedy answers part where two logits are closer than the rounding of fp32.
-    checks.true(sum(same) >= len(same) - 1, f"{same.count(False)} of {len(same)} answers differ")
+    host, host_answers = evaluate(runs, HOST, 1)
+    for num_ranks in (1, 2):
+        device, answers = evaluate(runs, DEVICE, num_ranks)
+        checks.close("alignment loss", f"{num_ranks} ranks", [device["alignment_loss"]],
+                     [host["alignment_loss"]], 2e-6)
+        same = [a["output"] == b["output"] for a, b in zip(answers, host_answers, strict=True)]
+        # Greedy answers part where two logits are closer than the rounding of fp32.
+        checks.true(sum(same) >= len(same) - 1,
+                    f"{same.count(False)} of {len(same)} answers differ")
     checks.true(any(a["output"] for a in host_answers), "control: answers are empty")
 
 

@@ -39,8 +39,7 @@ class StepRun {
             .world = *mesh_.world,
             .train = train_,
             .dropout = state_.llama().lora().enabled() ? 0.2 : 0,
-            .device_world = mesh_.device_world.get(),
-            .synchronize = mesh_.synchronize};
+            .device_world = mesh_.device_world.get()};
   }
   // Adds to the gradients; the uses that unit_uses() announces must be those that take place.
   train::StepOutcome run(train::StepMethod& method, const train::StepBatch& batch) {

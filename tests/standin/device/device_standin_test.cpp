@@ -11,6 +11,8 @@
 #include "ops/device/launch.h"
 #include "ops/device/ops.h"
 #include "ops/device/runtime.h"
+#include "ops/device/transfer.h"
+#include "stream.h"
 #include "torch_device.h"
 
 namespace vax::ops::device {
@@ -131,6 +133,26 @@ TEST_F(StandInDevice, NothingInACaptureWaitsForTheDevice) {
   for (const auto& work : breaking) EXPECT_THROW(capture(work), std::logic_error);
   const at::Tensor pinned = pinned_empty({2}, at::kFloat);
   EXPECT_NO_THROW(capture([&] { x.copy_(pinned, /*non_blocking=*/true); }));
+}
+
+// The last of these tests: what it demands holds for the rest of the process.
+TEST_F(StandInDevice, ReadsGoThroughTheWaiterWhereRanksCommunicate) {
+  int num_waits = 0;
+  set_waiter([&] {
+    ++num_waits;
+    standin::wait("the waiter");
+  });
+  const at::Tensor x = device_tensor({1, 2}), host = at::ones({2});
+  EXPECT_EQ(to_number(x.sum()), 3);
+  EXPECT_TRUE(at::equal(to_host(x), at::tensor({1.0f, 2.0f})));
+  EXPECT_EQ(num_waits, 2);
+  EXPECT_TRUE(to_host(host).is_same(host));
+  const at::Tensor y = to_device(host, current());
+  EXPECT_EQ(num_waits, 2) << "nothing to wait for";
+  standin::demand_watched_waits();
+  EXPECT_THROW((x + y).sum().item<float>(), std::logic_error);
+  EXPECT_EQ(to_number((x + y).sum()), 5);
+  set_waiter(nullptr);
 }
 
 TEST_F(StandInDeviceDeathTest, HostCodeMustNotTouchDeviceMemory) {

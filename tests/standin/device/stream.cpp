@@ -1,5 +1,6 @@
 #include "stream.h"
 
+#include <atomic>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -22,6 +23,8 @@ class Captured final : public CapturedWork {
 
 thread_local Captured* capture = nullptr;
 thread_local std::vector<Work> late;
+thread_local bool has_waited = true;
+std::atomic<bool> waits_are_watched = false;
 
 void run(const Work& work) {
   const DeviceCode device;
@@ -48,6 +51,7 @@ void submit(Work work) {
   }
   make_late_copies();
   run(work);
+  has_waited = false;
 }
 
 void submit_late(Work copy) {
@@ -62,7 +66,17 @@ void wait(const char* what) {
   if (capture != nullptr)
     throw std::logic_error(std::string("the host waits for a device inside a capture: ") + what);
   make_late_copies();
+  has_waited = true;
 }
+
+void wait_to_read(const char* what) {
+  if (waits_are_watched && !has_waited)
+    throw std::logic_error(std::string("the host waits for the device where nobody watches: ") +
+                           what);
+  wait(what);
+}
+
+void demand_watched_waits() { waits_are_watched = true; }
 
 bool is_capturing() { return capture != nullptr; }
 

@@ -137,7 +137,7 @@ at::Tensor empty_strided(at::IntArrayRef sizes, at::IntArrayRef strides,
 }
 
 at::Scalar read_number(const at::Tensor& self) {
-  wait("a number is read");
+  wait_to_read("a number is read");
   const DeviceCode device;
   return for_device_code(self).item();
 }
@@ -149,7 +149,7 @@ at::Tensor copy_from(const at::Tensor& self, const at::Tensor& destination, bool
     to.copy_(from);
   };
   if (to_host) {
-    wait("a copy to the host");
+    wait_to_read("a copy to the host");
     const DeviceCode device;
     copy();
   } else if (!from_host) {
@@ -324,7 +324,7 @@ void run_operator(const c10::OperatorHandle& op, Stack* stack) {
   const auto& returns = op.schema().returns();
   const bool is_read = std::ranges::any_of(
       returns, [](const c10::Argument& r) { return r.type()->kind() != c10::TensorType::Kind; });
-  if (is_read) wait(op.schema().name().c_str());
+  if (is_read) wait_to_read(op.schema().name().c_str());
   if (arguments.makes() || !std::ranges::all_of(returns, is_written))
     return run_with_results(op, arguments, stack);
   submit([op, cpu = arguments.for_cpu()] { run_on_cpu(op, cpu); });

@@ -310,6 +310,7 @@ cudaError_t cudaFree(void* memory) {
 
 cudaError_t cudaHostAlloc(void** memory, size_t num_bytes, unsigned int) {
   standin::wait("cudaHostAlloc");
+  standin::demand_watched_waits();  // staging buffers: there are other ranks
   *memory = standin::allocate(num_bytes, true);
   return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
 }

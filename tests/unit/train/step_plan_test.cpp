@@ -29,6 +29,7 @@ TrainOptions batches(int64_t global_batch, std::optional<int64_t> micro_batch = 
 
 void expect_workload(const Workload& workload, const Workload& expected) {
   EXPECT_EQ(workload.num_micro_batches, expected.num_micro_batches);
+  EXPECT_EQ(workload.micro_rows, expected.micro_rows);
   EXPECT_EQ(workload.micro_tokens, expected.micro_tokens);
   EXPECT_EQ(workload.micro_labels, expected.micro_labels);
   EXPECT_EQ(workload.rank_tokens, expected.rank_tokens);
@@ -37,20 +38,20 @@ void expect_workload(const Workload& workload, const Workload& expected) {
 TEST(WorkloadOf, IsTheLongestRowsTogether) {
   const Lengths lengths = {3, 9, 1, 7, 5, 2}, labels = {2, 1, 0, 6, 4, 1};
   // All five rows of a batch on one rank: the shortest row is left out.
-  expect_workload(workload_of(lengths, labels, batches(5), 1), {1, 26, 14, 26});
+  expect_workload(workload_of(lengths, labels, batches(5), 1), {1, 5, 26, 14, 26});
   // Two ranks: the first has three rows.
-  expect_workload(workload_of(lengths, labels, batches(5), 2), {1, 21, 12, 21});
+  expect_workload(workload_of(lengths, labels, batches(5), 2), {1, 3, 21, 12, 21});
   // In micro-batches of two: most labels need not be in the longest rows.
-  expect_workload(workload_of(lengths, labels, batches(5, 2), 2), {2, 16, 10, 21});
-  expect_workload(workload_of(lengths, labels, batches(5, 1), 1), {5, 9, 6, 26});
+  expect_workload(workload_of(lengths, labels, batches(5, 2), 2), {2, 2, 16, 10, 21});
+  expect_workload(workload_of(lengths, labels, batches(5, 1), 1), {5, 1, 9, 6, 26});
   // A micro-batch larger than the share is the share.
-  expect_workload(workload_of(lengths, labels, batches(5, 100), 2), {1, 21, 12, 21});
+  expect_workload(workload_of(lengths, labels, batches(5, 100), 2), {1, 3, 21, 12, 21});
   // More ranks than rows: one each.
-  expect_workload(workload_of(lengths, labels, batches(5), 8), {1, 9, 6, 9});
+  expect_workload(workload_of(lengths, labels, batches(5), 8), {1, 1, 9, 6, 9});
 }
 
 TEST(WorkloadOf, AGlobalBatchHasNoMoreRowsThanTheData) {
-  expect_workload(workload_of({4, 2}, {3, 1}, batches(64, 8), 1), {1, 6, 4, 6});
+  expect_workload(workload_of({4, 2}, {3, 1}, batches(64, 8), 1), {1, 2, 6, 4, 6});
 }
 
 // What data::pack_share gives to a rank is within it, for any order, and at it for the worst.
