@@ -13,6 +13,7 @@
 #include <memory>
 #include <numeric>
 #include <random>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -231,12 +232,6 @@ void check_sizes(dim3 grid, dim3 block) {
             "a block of ", block.x, " x ", block.y, " x ", block.z, " threads");
 }
 
-}  // namespace
-
-void set_order(Order order) { current_order() = order; }
-
-namespace {
-
 void run_blocks(dim3 grid, dim3 block, const std::function<void()>& thread) {
   static thread_local Stacks stacks;
   static thread_local std::mt19937 random(1);
@@ -257,7 +252,23 @@ void run_blocks(dim3 grid, dim3 block, const std::function<void()>& thread) {
   }
 }
 
+uint64_t top_of(const void* address) { return reinterpret_cast<uintptr_t>(address) >> 40; }
+
+// The upper bits of addresses of this process: of the program, of small and large blocks, of the
+// stack. Two small numbers side by side seldom look like that.
+std::set<uint64_t> find_tops() {
+  static const int in_program = 0;
+  const int on_stack = 0;
+  const std::vector<char> small(16), large(size_t{1} << 24);
+  std::set<uint64_t> tops = {top_of(&in_program), top_of(&on_stack), top_of(small.data()),
+                             top_of(large.data())};
+  tops.erase(0);  // where every number lies, and programs at fixed addresses
+  return tops;
+}
+
 }  // namespace
+
+void set_order(Order order) { current_order() = order; }
 
 void run(dim3 grid, dim3 block, std::function<void()> thread) {
   check_sizes(grid, block);
@@ -267,17 +278,12 @@ void run(dim3 grid, dim3 block, std::function<void()> thread) {
 
 void check_argument(const void* argument, size_t num_bytes) {
   if (!standin::is_device_memory_protected()) return;
-  // Where Linux puts heaps, and stacks and mappings. (Two small numbers side by side are lower, but
-  // for a few.)
-  const auto looks_like_an_address = [](uint64_t word) {
-    const uint64_t top = word >> 40;
-    return top == 0x55 || top == 0x56 || top == 0x7e || top == 0x7f;
-  };
+  static const std::set<uint64_t> tops = find_tops();
   for (size_t at = 0; at + sizeof(uint64_t) <= num_bytes; at += sizeof(uint64_t)) {
     uint64_t word = 0;
     std::memcpy(&word, static_cast<const std::byte*>(argument) + at, sizeof(word));
-    if (!looks_like_an_address(word)) continue;
     const auto* const address = reinterpret_cast<const void*>(word);
+    if (!tops.contains(top_of(address))) continue;
     VAX_CHECK(standin::is_device_memory(address, 0), "a kernel is given ", address,
               ", which is not device memory");
   }
