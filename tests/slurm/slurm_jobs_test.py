@@ -24,7 +24,9 @@ import common  # noqa: E402
 
 TEST_LIMIT_S = 780  # below CTest's, so that the test ends by itself and says why
 JOB_LIMIT_S = 180   # of one stage of a job on a loaded machine; starts take seconds each
-STEPS = 100
+# Some seconds: what is done to a job after its first checkpoint must come before its last step, and
+# this test looks at jobs about twice a second.
+STEPS = 400
 BAD_INPUT, STOPPED = 2, 75
 FIELDS = ("JobState", "Reason", "Restarts", "ExitCode", "NodeList")
 
@@ -56,6 +58,8 @@ path = {work}/data.json
 [train]
 global_batch = 8
 max_steps = {steps}
+[output]
+log_interval = 50
 [runtime]
 device = cpu
 """
