@@ -211,6 +211,23 @@ TEST_F(CheckpointTest, AnyLayoutReadsWhatAnyOtherHasWritten) {
     }
 }
 
+// Copies are left out: all placements together write as many bytes as one rank alone would.
+TEST_F(CheckpointTest, EveryElementIsWrittenOnce) {
+  std::vector<int64_t> written;
+  int number = 0;
+  for (const ShardOptions& shard : placements(world_.size())) {
+    const fs::path directory = fresh(cat("once-", number++));
+    const auto state = make_state(request(false, shard), world_);
+    Writer writer(*state, world_, directory, {.interval = 1}, false);
+    writer.save(1);
+    int64_t num_bytes = writer.checkpointer->snapshot_bytes();
+    all_->all_reduce(&num_bytes, 1, dist::DataType::kInt64, dist::ReduceOp::kSum).wait();
+    written.push_back(num_bytes);
+  }
+  EXPECT_GT(written[0], 0);
+  EXPECT_EQ(written, std::vector<int64_t>(written.size(), written[0]));
+}
+
 TEST_F(CheckpointTest, AdapterOnlyLeavesFrozenWeightsOutAndAlone) {
   const fs::path directory = fresh("adapter-only");
   const auto state = make_state(request(false), world_);

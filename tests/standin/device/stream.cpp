@@ -62,9 +62,19 @@ void submit_late(Work copy) {
   }
 }
 
-void wait(const char* what) {
+void refuse_in_capture(const char* what) {
   if (capture != nullptr)
     throw std::logic_error(std::string("the host waits for a device inside a capture: ") + what);
+}
+
+void depend_on_others() {
+  refuse_in_capture("the compute stream meets another one");
+  make_late_copies();
+  has_waited = false;
+}
+
+void wait(const char* what) {
+  refuse_in_capture(what);
   make_late_copies();
   has_waited = true;
 }

@@ -19,8 +19,12 @@ void submit_late(Work copy);
 // Before whatever makes the host wait for the device. THROWS std::logic_error during a capture,
 // which it would break. `what` names it.
 void wait(const char* what);
-// The same for reading what the device has computed. Where ranks communicate, that must not be how
-// the host waits: it would wait for ever, unnoticed, when others do not come. THROWS
+// Before what is no wait but would break a capture. THROWS std::logic_error during one.
+void refuse_in_capture(const char* what);
+// The stream comes to depend on another one, whose work may take for ever. THROWS as wait().
+void depend_on_others();
+// As wait(), for reading what the device has computed. Where ranks communicate, that must not be
+// how the host waits: it would wait for ever, unnoticed, when others do not come. THROWS
 // std::logic_error unless the host has waited since the last submit(), once
 // demand_watched_waits() was called.
 void wait_to_read(const char* what);

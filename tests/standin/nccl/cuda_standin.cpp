@@ -29,6 +29,7 @@ struct Recording {
 
 struct CUevent_st {
   std::shared_ptr<Recording> last;  // null: never recorded
+  bool is_of_compute_stream = false;
 };
 
 struct CUstream_st {
@@ -136,7 +137,7 @@ void check_is_device_memory(const void* memory, size_t num_bytes) {
 
 void enqueue(cudaStream_t stream, std::function<void()> work) {
   if (stream == nullptr) {
-    wait("the compute stream meets another one");
+    depend_on_others();
     return work();
   }
   Runtime& state = runtime();
@@ -243,8 +244,11 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  standin::wait("cudaStreamSynchronize");
-  if (stream == nullptr) return cudaSuccess;
+  standin::refuse_in_capture("cudaStreamSynchronize");
+  if (stream == nullptr) {
+    standin::wait("cudaStreamSynchronize");
+    return cudaSuccess;
+  }
   auto& state = runtime();
   std::unique_lock lock(state.mutex);
   state.changed.wait(lock, [&] { return !stream->is_busy && stream->queue.empty(); });
@@ -270,6 +274,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   {
     const std::lock_guard lock(runtime().mutex);
     event->last = recording;
+    event->is_of_compute_stream = stream == nullptr;
   }
   enqueue(stream, [recording] {
     const std::lock_guard lock(runtime().mutex);
@@ -280,7 +285,9 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t event) {
-  standin::wait("cudaEventQuery");
+  // Known by then to be done: the stand-in's compute stream is never behind.
+  if (event->is_of_compute_stream) standin::wait("cudaEventQuery");
+  standin::refuse_in_capture("cudaEventQuery");
   const std::lock_guard lock(runtime().mutex);
   return event->last == nullptr || event->last->is_done ? cudaSuccess : cudaErrorNotReady;
 }
@@ -297,32 +304,32 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 }
 
 cudaError_t cudaMalloc(void** memory, size_t num_bytes) {
-  standin::wait("cudaMalloc");
+  standin::refuse_in_capture("cudaMalloc");
   *memory = standin::allocate(num_bytes, false);
   return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
 }
 
 cudaError_t cudaFree(void* memory) {
-  standin::wait("cudaFree");
+  standin::refuse_in_capture("cudaFree");
   standin::release(memory);
   return cudaSuccess;
 }
 
 cudaError_t cudaHostAlloc(void** memory, size_t num_bytes, unsigned int) {
-  standin::wait("cudaHostAlloc");
+  standin::refuse_in_capture("cudaHostAlloc");
   standin::demand_watched_waits();  // staging buffers: there are other ranks
   *memory = standin::allocate(num_bytes, true);
   return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
 }
 
 cudaError_t cudaFreeHost(void* memory) {
-  standin::wait("cudaFreeHost");
+  standin::refuse_in_capture("cudaFreeHost");
   standin::release(memory);
   return cudaSuccess;
 }
 
 cudaError_t cudaMemcpy(void* to, const void* from, size_t num_bytes, cudaMemcpyKind) {
-  standin::wait("cudaMemcpy");
+  standin::refuse_in_capture("cudaMemcpy");
   const standin::DeviceCode device;
   std::memcpy(to, from, num_bytes);
   return cudaSuccess;
