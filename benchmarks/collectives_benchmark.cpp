@@ -32,10 +32,10 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/stopwatch.h"
-#include "dist/communicator.h"
-#include "dist/environment.h"
-#include "dist/sharded_units.h"
-#include "dist/shared_memory.h"
+#include "dist/comm/communicator.h"
+#include "dist/comm/environment.h"
+#include "dist/shard/sharded_units.h"
+#include "dist/shard/shared_memory.h"
 
 namespace vax {
 namespace {

@@ -22,7 +22,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "dist/environment.h"
+#include "dist/comm/environment.h"
 #include "ops/device/runtime.h"
 #include "step_engine.h"
 #include "train/tensor_memory.h"

@@ -11,9 +11,9 @@
 
 #include "base/options.h"
 #include "base/packed_batch.h"
-#include "dist/communicator.h"
-#include "dist/device_group.h"
-#include "dist/sharded_units.h"
+#include "dist/comm/communicator.h"
+#include "dist/device/device_group.h"
+#include "dist/shard/sharded_units.h"
 #include "model/llama_config.h"
 #include "train/device_waiter.h"
 #include "train/mesh.h"

@@ -6,7 +6,7 @@
 #include <optional>
 
 #include "base/options.h"
-#include "dist/device_group.h"
+#include "dist/device/device_group.h"
 
 namespace vax::app {
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "app/session.h"
-#include "dist/environment.h"
+#include "dist/comm/environment.h"
 
 namespace vax::app {
 

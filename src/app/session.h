@@ -8,8 +8,8 @@
 #include "app/compute_device.h"
 #include "app/options.h"
 #include "base/options.h"
-#include "dist/communicator.h"
-#include "dist/environment.h"
+#include "dist/comm/communicator.h"
+#include "dist/comm/environment.h"
 
 namespace vax::app {
 

@@ -15,7 +15,7 @@
 #include "base/options.h"
 #include "data/records.h"
 #include "data/tokenizer.h"
-#include "dist/collectives.h"
+#include "dist/comm/collectives.h"
 #include "model/llama.h"
 #include "model/weights.h"
 

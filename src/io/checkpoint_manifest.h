@@ -7,9 +7,9 @@
 //
 // A unit (a block, the embedding, the head) is a flat buffer in which its parameters lie at fixed
 // offsets; it is cut into slices of equal length over the ranks of a shard group
-// (base/flat_layout.h and dist/sharding_plan.h). A slice is one contiguous dataset of one file. The
-// manifest says where its bytes are, so that reading needs no HDF5 library: nothing of a file is
-// interpreted before its size and hash are verified. Counts and offsets within units are in
+// (base/flat_layout.h and dist/shard/sharding_plan.h). A slice is one contiguous dataset of one
+// file. The manifest says where its bytes are, so that reading needs no HDF5 library: nothing of a
+// file is interpreted before its size and hash are verified. Counts and offsets within units are in
 // elements, those within files in bytes.
 #pragma once
 

@@ -21,7 +21,7 @@
 #include <vector>
 
 #include "base/options.h"
-#include "dist/communicator.h"
+#include "dist/comm/communicator.h"
 #include "io/checkpoint_file.h"
 #include "train/mesh.h"
 #include "train/run_outputs.h"

@@ -1,8 +1,8 @@
 // How the host of a run waits for its device.
 #pragma once
 
-#include "dist/communicator.h"
-#include "dist/device_group.h"
+#include "dist/comm/communicator.h"
+#include "dist/device/device_group.h"
 
 namespace vax::train {
 

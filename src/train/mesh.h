@@ -15,10 +15,10 @@
 #include <optional>
 
 #include "base/options.h"
-#include "dist/call_log.h"
-#include "dist/collectives.h"
-#include "dist/communicator.h"
-#include "dist/device_group.h"
+#include "dist/comm/call_log.h"
+#include "dist/comm/collectives.h"
+#include "dist/comm/communicator.h"
+#include "dist/device/device_group.h"
 
 namespace vax::train {
 

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/options.h"
-#include "dist/sharded_units.h"
+#include "dist/shard/sharded_units.h"
 #include "train/sharded_weights.h"
 
 namespace vax::train {

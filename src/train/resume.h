@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "dist/communicator.h"
+#include "dist/comm/communicator.h"
 #include "io/checkpoint_reader.h"
 #include "io/run_records.h"
 

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "base/flat_layout.h"
-#include "dist/sharded_units.h"
+#include "dist/shard/sharded_units.h"
 #include "model/weights.h"
 #include "train/step_method.h"
 

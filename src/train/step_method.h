@@ -10,8 +10,8 @@
 
 #include "base/options.h"
 #include "base/packed_batch.h"
-#include "dist/call_log.h"
-#include "dist/collectives.h"
+#include "dist/comm/call_log.h"
+#include "dist/comm/collectives.h"
 #include "model/llama.h"
 #include "model/weights.h"
 

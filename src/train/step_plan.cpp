@@ -6,7 +6,7 @@
 #include "base/error.h"
 #include "base/narrow.h"
 #include "data/packing.h"
-#include "dist/call_accounting.h"
+#include "dist/comm/call_accounting.h"
 
 namespace vax::train {
 namespace {

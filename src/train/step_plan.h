@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "dist/sharding_plan.h"
+#include "dist/shard/sharding_plan.h"
 #include "model/activation_memory.h"
 #include "train/model_state.h"
 #include "train/step_method.h"

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "base/packed_batch.h"
-#include "dist/collectives.h"
+#include "dist/comm/collectives.h"
 #include "io/run_records.h"
 #include "model/llama.h"
 #include "model/weights.h"

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "base/options.h"
-#include "dist/collectives.h"
+#include "dist/comm/collectives.h"
 
 namespace vax::vaccine {
 

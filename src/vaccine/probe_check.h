@@ -5,7 +5,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "dist/collectives.h"
+#include "dist/comm/collectives.h"
 #include "ops/hidden_state.h"
 #include "vaccine/perturbation.h"
 

@@ -7,10 +7,10 @@
 #include <memory>
 #include <vector>
 
-#include "dist/communicator.h"
-#include "dist/device_group.h"
-#include "dist/nccl_collectives.h"
-#include "dist/nccl_library.h"
+#include "dist/comm/communicator.h"
+#include "dist/device/device_group.h"
+#include "dist/device/nccl_collectives.h"
+#include "dist/device/nccl_library.h"
 #include "support/device_array.h"
 
 namespace vax::dist {

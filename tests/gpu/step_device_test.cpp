@@ -16,8 +16,8 @@
 
 #include "base/error.h"
 #include "data/packing.h"
-#include "dist/communicator.h"
-#include "dist/device_group.h"
+#include "dist/comm/communicator.h"
+#include "dist/device/device_group.h"
 #include "ops/device/runtime.h"
 #include "support/step_run.h"
 #include "support/tiny_llama.h"

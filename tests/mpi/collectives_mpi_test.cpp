@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "base/philox.h"
-#include "dist/communicator.h"
+#include "dist/comm/communicator.h"
 
 namespace vax::dist {
 namespace {

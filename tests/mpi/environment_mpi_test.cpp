@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "base/error.h"
-#include "dist/communicator.h"
-#include "dist/environment.h"
+#include "dist/comm/communicator.h"
+#include "dist/comm/environment.h"
 
 namespace vax::dist {
 namespace {

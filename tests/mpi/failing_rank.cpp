@@ -14,9 +14,9 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "dist/communicator.h"
-#include "dist/environment.h"
-#include "dist/shared_memory.h"
+#include "dist/comm/communicator.h"
+#include "dist/comm/environment.h"
+#include "dist/shard/shared_memory.h"
 
 namespace {
 

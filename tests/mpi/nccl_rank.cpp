@@ -25,9 +25,9 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "dist/communicator.h"
-#include "dist/device_group.h"
-#include "dist/environment.h"
+#include "dist/comm/communicator.h"
+#include "dist/comm/environment.h"
+#include "dist/device/device_group.h"
 #include "standin/nccl/standin.h"
 #include "support/compute_stream.h"
 

@@ -13,9 +13,9 @@
 
 #include "base/error.h"
 #include "base/flat_layout.h"
-#include "dist/communicator.h"
-#include "dist/device_group.h"
-#include "dist/sharded_units.h"
+#include "dist/comm/communicator.h"
+#include "dist/device/device_group.h"
+#include "dist/shard/sharded_units.h"
 #include "standin/nccl/standin.h"
 #include "support/unit_values.h"
 

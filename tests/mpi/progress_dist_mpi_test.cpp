@@ -9,7 +9,7 @@
 #include <thread>
 #include <vector>
 
-#include "dist/communicator.h"
+#include "dist/comm/communicator.h"
 
 namespace vax::dist {
 namespace {

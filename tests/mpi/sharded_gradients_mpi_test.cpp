@@ -14,8 +14,8 @@
 #include <vector>
 
 #include "base/flat_layout.h"
-#include "dist/communicator.h"
-#include "dist/sharded_units.h"
+#include "dist/comm/communicator.h"
+#include "dist/shard/sharded_units.h"
 
 namespace vax::dist {
 namespace {

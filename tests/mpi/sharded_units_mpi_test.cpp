@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "dist/communicator.h"
-#include "dist/sharded_units.h"
+#include "dist/comm/communicator.h"
+#include "dist/shard/sharded_units.h"
 #include "support/unit_values.h"
 
 namespace vax::dist {

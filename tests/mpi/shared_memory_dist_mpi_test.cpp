@@ -1,6 +1,6 @@
 // One copy that all ranks see, and refusals that every rank hears of. The ranks of the tests share
 // a host.
-#include "dist/shared_memory.h"
+#include "dist/shard/shared_memory.h"
 
 #include <gtest/gtest.h>
 

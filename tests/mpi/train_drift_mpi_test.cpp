@@ -8,7 +8,7 @@
 #include <stdexcept>
 
 #include "data/packing.h"
-#include "dist/communicator.h"
+#include "dist/comm/communicator.h"
 #include "support/memory_weights.h"
 #include "support/tiny_llama.h"
 #include "vaccine/drift.h"

@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-#include "dist/communicator.h"
+#include "dist/comm/communicator.h"
 #include "model/llama_layout.h"
 #include "support/tiny_llama.h"
 #include "train/base_weights.h"

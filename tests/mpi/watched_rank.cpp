@@ -32,10 +32,10 @@
 #include "base/error.h"
 #include "base/flat_layout.h"
 #include "base/log.h"
-#include "dist/communicator.h"
-#include "dist/environment.h"
-#include "dist/sharded_units.h"
-#include "dist/sharding_plan.h"
+#include "dist/comm/communicator.h"
+#include "dist/comm/environment.h"
+#include "dist/shard/sharded_units.h"
+#include "dist/shard/sharding_plan.h"
 
 namespace {
 

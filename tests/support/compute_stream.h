@@ -11,7 +11,7 @@
 #include <thread>
 #include <utility>
 
-#include "dist/device_group.h"
+#include "dist/device/device_group.h"
 
 namespace vax::testing {
 

@@ -10,8 +10,8 @@
 #include <type_traits>
 #include <vector>
 
-#include "dist/communicator.h"
-#include "dist/device_group.h"
+#include "dist/comm/communicator.h"
+#include "dist/device/device_group.h"
 #include "support/device_array.h"
 
 namespace vax::testing {

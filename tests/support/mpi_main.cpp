@@ -16,8 +16,8 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "dist/communicator.h"
-#include "dist/environment.h"
+#include "dist/comm/communicator.h"
+#include "dist/comm/environment.h"
 
 namespace {
 

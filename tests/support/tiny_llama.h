@@ -17,8 +17,8 @@
 
 #include "base/flat_layout.h"
 #include "data/dataset.h"
-#include "dist/collectives.h"
-#include "dist/communicator.h"
+#include "dist/comm/collectives.h"
+#include "dist/comm/communicator.h"
 #include "model/llama_config.h"
 #include "model/lora.h"
 #include "train/mesh.h"

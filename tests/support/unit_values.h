@@ -3,7 +3,7 @@
 
 #include <ATen/ATen.h>
 
-#include "dist/sharded_units.h"
+#include "dist/shard/sharded_units.h"
 
 namespace vax::testing {
 

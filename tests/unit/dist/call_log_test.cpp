@@ -1,4 +1,4 @@
-#include "dist/call_log.h"
+#include "dist/comm/call_log.h"
 
 #include <gtest/gtest.h>
 

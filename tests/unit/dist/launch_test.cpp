@@ -5,7 +5,7 @@
 #include <string>
 
 #include "base/error.h"
-#include "dist/environment.h"
+#include "dist/comm/environment.h"
 
 namespace vax::dist {
 namespace {

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "base/philox.h"
-#include "dist/schedule.h"
+#include "dist/shard/schedule.h"
 
 namespace vax::dist {
 namespace {

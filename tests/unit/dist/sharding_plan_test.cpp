@@ -1,6 +1,6 @@
 // What a layout costs, worked out by hand for small units. That runs cost the same is tested where
 // there are ranks (tests/mpi).
-#include "dist/sharding_plan.h"
+#include "dist/shard/sharding_plan.h"
 
 #include <gtest/gtest.h>
 

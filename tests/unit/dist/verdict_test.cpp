@@ -1,4 +1,4 @@
-#include "dist/verdict.h"
+#include "dist/watch/verdict.h"
 
 #include <gtest/gtest.h>
 

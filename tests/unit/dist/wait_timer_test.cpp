@@ -1,4 +1,4 @@
-#include "dist/wait_timer.h"
+#include "dist/watch/wait_timer.h"
 
 #include <gtest/gtest.h>
 

@@ -7,7 +7,7 @@
 #include <memory>
 #include <vector>
 
-#include "dist/collectives.h"
+#include "dist/comm/collectives.h"
 
 namespace vax::eval::testing {
 

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "base/philox.h"
-#include "dist/collectives.h"
+#include "dist/comm/collectives.h"
 #include "ops/device/runtime.h"
 #include "ops/dropout.h"
 #include "support/memory_weights.h"

@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "base/error.h"
-#include "dist/collectives.h"
+#include "dist/comm/collectives.h"
 #include "vaccine/perturbation.h"
 
 namespace vax::vaccine {

@@ -6,7 +6,7 @@
 
 #include <cmath>
 
-#include "dist/collectives.h"
+#include "dist/comm/collectives.h"
 
 namespace vax::vaccine {
 namespace {

@@ -7,7 +7,7 @@
 #include <numeric>
 
 #include "data/packing.h"
-#include "dist/collectives.h"
+#include "dist/comm/collectives.h"
 #include "support/memory_weights.h"
 #include "support/tiny_llama.h"
 #include "vaccine/vaccine_method.h"

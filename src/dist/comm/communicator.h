@@ -1,0 +1,93 @@
+// Owns an MPI communicator (error handler MPI_ERRORS_RETURN, so that failures become CommError).
+// Move-only. MPI headers stay in the .cpp files of this folder.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "dist/comm/call_log.h"
+#include "dist/comm/collectives.h"
+
+namespace vax::dist {
+
+struct ProcessServices;
+
+inline constexpr int64_t kMaxElementsPerCall = int64_t{1} << 27;  // 1 GiB of float64
+
+// Who moves pending operations on while the ranks compute. MPI makes progress only inside calls.
+enum class Progress {
+  kPoll,    // the caller, whenever it tests, waits or starts something
+  kThread,  // a thread of this process, asleep while nothing is under way
+};
+
+struct WorldOptions {
+  // Of the collectives of this communicator and of those made from it, which share one thread.
+  // Every rank may choose for itself.
+  Progress progress = Progress::kPoll;
+  // A rank that waits for others in one call for longer is a failure of the job: a watchdog finds
+  // out who is missing, says so, and ends all ranks with exit code 3. 0: no watchdog. The same on
+  // all ranks. What goes with the last user of the communicator then waits for all ranks.
+  double timeout_s = 0;
+  double grace_s = 5;  // for the answers of ranks that live
+};
+
+class Communicator {
+ public:
+  // COLLECTIVE over all ranks: a duplicate of MPI_COMM_WORLD. REQUIRES a live Environment.
+  static Communicator world(const WorldOptions& options = {});
+  static Communicator world(Progress progress) { return world(WorldOptions{.progress = progress}); }
+
+  Communicator(Communicator&&) noexcept;
+  Communicator& operator=(Communicator&&) noexcept;
+  ~Communicator();
+
+  int rank() const;
+  int size() const;
+
+  // What this communicator, those made from it and their collectives do. Never null.
+  const std::shared_ptr<CallLog>& calls() const;
+  // What the process has once; for the groups of this folder. Never null.
+  const std::shared_ptr<ProcessServices>& services() const;
+  // Where the watchdog writes watchdog-rank-NNNNN.txt when it ends the job; empty: nowhere. No
+  // effect without one.
+  void set_record_directory(const std::filesystem::path& directory) const;
+
+  // COLLECTIVE. Ranks with equal color (>= 0) form a group, ordered by this communicator's rank.
+  Communicator split(int color) const;
+  // COLLECTIVE. The ranks that share a host.
+  Communicator split_by_node() const;
+  Communicator duplicate() const;  // COLLECTIVE
+
+  // The collectives of this group; independent of this object's life (they own a duplicate), so
+  // that traffic of different users never mixes. A group of one rank gets make_self_collectives().
+  // COLLECTIVE. `max_elements_per_call` bounds what one MPI call moves (its counts are int, and
+  // libraries compute bytes in int); longer operations are cut. Tests set it small. `purpose` names
+  // the group in calls().
+  std::unique_ptr<Collectives> make_collectives(
+      const std::string& purpose, int64_t max_elements_per_call = kMaxElementsPerCall) const;
+  std::unique_ptr<Collectives> make_collectives(
+      int64_t max_elements_per_call = kMaxElementsPerCall) const {
+    return make_collectives("collectives", max_elements_per_call);
+  }
+  // A group with these ranks for waits that are not MPI's. COLLECTIVE in effect. Null with one
+  // rank.
+  std::shared_ptr<CallGroup> make_call_group(const std::string& purpose) const;
+
+  // COLLECTIVE. Every rank's text, in rank order, on every rank; any bytes, below 2 GiB in all.
+  std::vector<std::string> all_gather_text(const std::string& text) const;
+  // COLLECTIVE. `text` of `root` on every rank.
+  std::string broadcast_text(std::string text, int root) const;
+
+ private:
+  struct Handle;
+  explicit Communicator(std::unique_ptr<Handle> handle);
+  std::unique_ptr<Handle> handle_;
+};
+static_assert(std::is_nothrow_move_constructible_v<Communicator>);
+static_assert(std::is_nothrow_move_assignable_v<Communicator>);
+
+}  // namespace vax::dist
