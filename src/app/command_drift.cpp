@@ -35,9 +35,9 @@ void print_table(const io::DriftRecord& record) {
 void write_record(const Session& session, const io::DriftRecord& record) {
   const std::filesystem::path directory = session.options.output.dir;
   std::filesystem::create_directories(directory);
-  io::RunLog log(directory / "drift.jsonl");
+  io::RunLog log(directory / "drift.jsonl", {});
   log.write(record);
-  io::RunFile file(directory / "drift.h5",
+  io::RunFile file(directory / "drift.h5", {},
                    {.config = to_ini(session.options), .program_version = VAX_VERSION});
   file.append(record);
   file.close();

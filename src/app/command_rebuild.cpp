@@ -6,6 +6,7 @@
 #include "app/session.h"
 #include "base/error.h"
 #include "io/run_rebuild.h"
+#include "train/step_figures.h"
 
 namespace vax::app {
 namespace {
@@ -26,7 +27,7 @@ void run_rebuild(const Session& session) {
     if (!session.is_root()) return;
     const std::filesystem::path directory = session.options.output.dir;
     const io::RunSummary summary =
-        io::rebuild_run_file(directory / "run.jsonl", directory / "run.h5");
+        io::rebuild_run_file(directory / "run.jsonl", train::step_figures(), directory / "run.h5");
     std::cout << "wrote " << (directory / "run.h5").string() << ": " << summary_text(summary)
               << std::endl;
   });

@@ -12,6 +12,7 @@
 #include "base/stopwatch.h"
 #include "train/checkpointer.h"
 #include "train/saver.h"
+#include "train/step_figures.h"
 #include "train/trainer.h"
 #include "vaccine/drift.h"
 #include "vaccine/vaccine_method.h"
@@ -189,17 +190,17 @@ std::unique_ptr<train::RunOutputs> open_outputs(const Session& session, const Op
   together(session.world, [&] {
     if (!session.is_root()) return;
     clear_way(point, options);
-    if (!point.checkpoint)
-      outputs = std::make_unique<train::RunOutputs>(options.output.dir, to_ini(options), start,
-                                                    options.output.log_interval);
-    else
-      outputs = std::make_unique<train::RunOutputs>(
-          options.output.dir, to_ini(options), start,
-          io::ResumeRecord{.step = point.steps_done(),
-                           .path = point.checkpoint->directory().string(),
-                           .rejected = point.rejected,
-                           .world_size = session.world.size()},
-          options.output.log_interval);
+    train::RunDescription run{.directory = options.output.dir,
+                              .config_text = to_ini(options),
+                              .start = start,
+                              .figures = train::step_figures(),
+                              .log_interval = options.output.log_interval};
+    if (point.checkpoint)
+      run.resume = {.step = point.steps_done(),
+                    .path = point.checkpoint->directory().string(),
+                    .rejected = point.rejected,
+                    .world_size = session.world.size()};
+    outputs = std::make_unique<train::RunOutputs>(run);
   });
   return outputs;
 }

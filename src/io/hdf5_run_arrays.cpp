@@ -38,10 +38,10 @@ struct TableLayout {
   std::vector<std::string> names, units, long_names;
   std::vector<hid_t> types;  // the library's own, not to be closed
 
-  TableLayout() {
-    const StepRecord any;
+  explicit TableLayout(const Figures& figures) {
     visit_step_fields(
-        any, [this](const char* name, const char* unit, const char* long_name, const auto& value) {
+        empty_step(figures), figures,
+        [this](const char* name, const char* unit, const char* long_name, const auto& value) {
           names.emplace_back(name);
           units.emplace_back(unit);
           long_names.emplace_back(long_name);
@@ -110,8 +110,8 @@ void GrowingArray::append(int64_t num_rows, const std::vector<int64_t>& rows) co
   append_rows(dataset, name, H5T_NATIVE_INT64, num_rows, rows.data());
 }
 
-StepTable::StepTable(hid_t file) {
-  const TableLayout layout;
+StepTable::StepTable(hid_t file, Figures figures) : figures_(std::move(figures)) {
+  const TableLayout layout(figures_);
   row_type_ = layout.row_type();
   group_ = create_group(file, "metrics");
   const auto row_bytes = narrow<int64_t>(layout.names.size() * sizeof(Slot));
@@ -124,32 +124,37 @@ void StepTable::append(std::span<const StepRecord> records) const {
   if (records.empty()) return;
   std::vector<Slot> rows;
   for (const StepRecord& record : records)
-    visit_step_fields(record, [&](const char*, const char*, const char*, const auto& value) {
-      rows.push_back(slot_of(value));
-    });
+    visit_step_fields(record, figures_,
+                      [&](const char*, const char*, const char*, const auto& value) {
+                        rows.push_back(slot_of(value));
+                      });
   append_rows(table_, "metrics/train", row_type_.get(), narrow<int64_t>(records.size()),
               rows.data());
 }
 
-PerturbationGroup::PerturbationGroup(hid_t file, int64_t num_layers)
-    : group_(create_group(file, "perturbation")), step_{"step", create_step_scale(group_.get())} {
+void LayerFigureGroup::create(hid_t file, int64_t num_layers) {
+  const size_t slash = figure_.path.find('/');
+  group_ = create_group(file, figure_.path.substr(0, slash));
+  step_ = {"step", create_step_scale(group_.get())};
   const Hdf5Dataset layer = create_layer_or_batch_scale(group_.get(), "layer", num_layers);
-  grad_norm_ =
-      create_array(group_, "grad_norm", H5T_IEEE_F64LE, step_.dataset, {{layer, num_layers}});
-  describe(grad_norm_.dataset, "1", "norm of the hidden-state gradient of a layer in pass 1");
+  values_ = create_array(group_, figure_.path.substr(slash + 1), H5T_IEEE_F64LE, step_.dataset,
+                         {{layer, num_layers}});
+  describe(values_.dataset, figure_.units, figure_.long_name);
 }
 
-void PerturbationGroup::append(std::span<const StepRecord> records) const {
+void LayerFigureGroup::append(hid_t file, std::span<const StepRecord> records) {
   std::vector<int64_t> steps;
-  std::vector<double> norms;
+  std::vector<double> values;
   for (const StepRecord& record : records) {
-    if (record.layer_grad_norm.empty()) continue;
+    const std::vector<double>& found = record.layer_figures[index_];
+    if (found.empty()) continue;
     steps.push_back(record.step);
-    norms.insert(norms.end(), record.layer_grad_norm.begin(), record.layer_grad_norm.end());
+    values.insert(values.end(), found.begin(), found.end());
   }
   const auto num_rows = narrow<int64_t>(steps.size());
   if (num_rows == 0) return;
-  grad_norm_.append(num_rows, std::move(norms));
+  if (!group_) create(file, narrow<int64_t>(values.size()) / num_rows);
+  values_.append(num_rows, std::move(values));
   step_.append(num_rows, steps);
 }
 

@@ -25,25 +25,31 @@ struct GrowingArray {
 // /metrics/train
 class StepTable {
  public:
-  explicit StepTable(hid_t file);
+  StepTable(hid_t file, Figures figures);
   void append(std::span<const StepRecord> records) const;
 
  private:
+  Figures figures_;
   Hdf5Type row_type_;
   Hdf5Group group_;
   Hdf5Dataset table_;
 };
 
-// /perturbation
-class PerturbationGroup {
+// The group of a figure that is one number a layer, which appears with the first step that has it.
+class LayerFigureGroup {
  public:
-  PerturbationGroup(hid_t file, int64_t num_layers);
-  // Takes the steps with two passes.
-  void append(std::span<const StepRecord> records) const;
+  // `index`: among the figures of this kind.
+  LayerFigureGroup(Figure figure, size_t index) : figure_(std::move(figure)), index_(index) {}
+  // Takes the steps that have the figure.
+  void append(hid_t file, std::span<const StepRecord> records);
 
  private:
+  void create(hid_t file, int64_t num_layers);
+
+  Figure figure_;
+  size_t index_;
   Hdf5Group group_;
-  GrowingArray step_, grad_norm_;
+  GrowingArray step_, values_;
 };
 
 // /drift

@@ -49,11 +49,16 @@ struct NamelessFile {
 }  // namespace
 
 struct RunFile::State {
-  State(const fs::path& file_path, const Description& description)
+  State(const fs::path& file_path, const Figures& declared, const Description& description)
       : path(file_path),
+        figures(declared),
         config(description.config),
         nameless(temporary_name(file_path)),
-        train(id()) {
+        train(id(), declared) {
+    check_figures(figures);
+    visit_layer_figures(empty_step(figures), figures, [this](const Figure& figure, const auto&) {
+      layer_groups.emplace_back(figure, layer_groups.size());
+    });
     write_attribute(id(), "schema_version", kSchemaVersion);
     write_attribute(id(), "program_version", description.program_version);
   }
@@ -62,9 +67,7 @@ struct RunFile::State {
 
   void write_steps() {
     train.append(steps);
-    if (perturbation_layers && !perturbation)
-      perturbation.emplace(id(), narrow<int64_t>(*perturbation_layers));
-    if (perturbation) perturbation->append(steps);
+    for (LayerFigureGroup& group : layer_groups) group.append(id(), steps);
     steps.clear();
   }
 
@@ -98,22 +101,23 @@ struct RunFile::State {
   }
 
   fs::path path;
+  Figures figures;
   std::optional<std::string> config;  // to be written, as are the next three
   std::vector<StepRecord> steps;
   std::vector<DriftRecord> drifts;
   std::optional<MemoryRecord> memory;
   bool has_memory = false;
-  std::optional<size_t> perturbation_layers;
+  std::optional<size_t> num_figure_layers;
   std::optional<DriftShape> drift_shape;
   NamelessFile nameless;
   StepTable train;
-  std::optional<PerturbationGroup> perturbation;
+  std::vector<LayerFigureGroup> layer_groups;
   std::optional<DriftGroup> drift;
 };
 
-RunFile::RunFile(const fs::path& path, const Description& description) {
+RunFile::RunFile(const fs::path& path, const Figures& figures, const Description& description) {
   const Hdf5Lock lock;
-  state_ = std::make_unique<State>(path, description);
+  state_ = std::make_unique<State>(path, figures, description);
 }
 
 RunFile::RunFile(RunFile&&) noexcept = default;
@@ -127,12 +131,13 @@ RunFile::~RunFile() {
 
 void RunFile::append(const StepRecord& record) {
   if (!state_) return;
-  if (!record.layer_grad_norm.empty()) {
-    const size_t num_layers = record.layer_grad_norm.size();
-    if (!state_->perturbation_layers) state_->perturbation_layers = num_layers;
-    VAX_CHECK(num_layers == *state_->perturbation_layers, "layer_grad_norm at step ", record.step,
-              " has ", num_layers, " entries, expected ", *state_->perturbation_layers);
-  }
+  visit_layer_figures(record, state_->figures, [&](const Figure& figure, const auto& values) {
+    if (values.empty()) return;
+    std::optional<size_t>& expected = state_->num_figure_layers;
+    if (!expected) expected = values.size();
+    VAX_CHECK(values.size() == *expected, figure.name, " at step ", record.step, " has ",
+              values.size(), " entries, expected ", *expected);
+  });
   state_->steps.push_back(record);
   if (state_->steps.size() < kMostPending) return;
   const Hdf5Lock lock;

@@ -18,13 +18,14 @@ namespace vax::io {
 // go on and try the next one.
 class RunLog {
  public:
-  // Creates or empties `path`.
-  explicit RunLog(const std::filesystem::path& path);
+  // Creates or empties `path`. `figures`: those of the steps that will be written.
+  RunLog(const std::filesystem::path& path, Figures figures);
   // Goes on with the log of a run that is continued after `last_step`: lines of later steps, `end`
   // and `memory` lines and a line that was cut off are removed, in one step as far as a crash can
   // see. Nothing where there is no file or no whole line. Warns where the log ends before
   // `last_step`. THROWS DataError (io/run_log_reader.h), WriteError.
-  static std::optional<RunLog> reopen(const std::filesystem::path& path, int64_t last_step);
+  static std::optional<RunLog> reopen(const std::filesystem::path& path, Figures figures,
+                                      int64_t last_step);
 
   void write(const StartRecord& record);
   void write(const StepRecord& record);
@@ -38,11 +39,12 @@ class RunLog {
   void sync();
 
  private:
-  RunLog(PosixFile file, int64_t size) : file_(std::move(file)), size_(size) {}
+  RunLog(PosixFile file, int64_t size, Figures figures);
   void write_line(std::string line);
 
   PosixFile file_;
   int64_t size_ = 0;  // bytes of complete lines
+  Figures figures_;
 };
 
 // run.h5:
@@ -50,12 +52,12 @@ class RunLog {
 //   /metrics/train [step]    compound table, one field per field of a step that is one number; a
 //                            value that was not measured or not finite is NaN; attributes units,
 //                            long_name: one text per field
-//   /perturbation/grad_norm  [step, layer], only steps with two passes
+//   the path of each figure that is one number a layer: [step, layer], only steps that have it
 //   /drift/l2sq [step, layer, batch]  tokens [step, batch]  relative, cosine, cka [step, layer]
 //          samples [step]
 //   /memory/planned_bytes, measured_bytes [part], part (text); attribute process_bytes
-// /perturbation and /drift have their own dimension scales step, layer (0-based) and batch
-// (0-based) in NetCDF-4's convention. An array appears with its first record.
+// The groups of such figures and /drift have their own dimension scales step, layer (0-based) and
+// batch (0-based) in NetCDF-4's convention. An array appears with its first record.
 //
 // HDF5 cannot change a file so that a kill at any moment leaves it readable. So the arrays grow in
 // a file without a name, and flush() puts a copy of it in the place of `path`: whoever opens `path`
@@ -73,7 +75,8 @@ class RunFile {
     std::string program_version;
   };
 
-  RunFile(const std::filesystem::path& path, const Description& description);
+  RunFile(const std::filesystem::path& path, const Figures& figures,
+          const Description& description);
   RunFile(RunFile&&) noexcept;
   RunFile& operator=(RunFile&&) noexcept;
   // Records since the last flush() are dropped.

@@ -45,9 +45,9 @@ struct KeptLines {
   int64_t last_step = 0;      // of the step lines
 };
 
-KeptLines kept_lines(const std::filesystem::path& path, int64_t last_step) {
+KeptLines kept_lines(const std::filesystem::path& path, const Figures& figures, int64_t last_step) {
   KeptLines kept;
-  read_run_log(path, [&](const RunEvent& event, const RunLogLine& line) {
+  read_run_log(path, figures, [&](const RunEvent& event, const RunLogLine& line) {
     if (!std::visit(IsKept{last_step}, event)) return;
     if (const auto* step = std::get_if<StepRecord>(&event)) kept.last_step = step->step;
     if (kept.ranges.empty() || kept.ranges.back().end != line.begin)
@@ -59,11 +59,18 @@ KeptLines kept_lines(const std::filesystem::path& path, int64_t last_step) {
 
 }  // namespace
 
-RunLog::RunLog(const std::filesystem::path& path) : file_(PosixFile::create(path, path)) {}
+RunLog::RunLog(PosixFile file, int64_t size, Figures figures)
+    : file_(std::move(file)), size_(size), figures_(std::move(figures)) {
+  check_figures(figures_);
+}
 
-std::optional<RunLog> RunLog::reopen(const std::filesystem::path& path, int64_t last_step) {
+RunLog::RunLog(const std::filesystem::path& path, Figures figures)
+    : RunLog(PosixFile::create(path, path), 0, std::move(figures)) {}
+
+std::optional<RunLog> RunLog::reopen(const std::filesystem::path& path, Figures figures,
+                                     int64_t last_step) {
   if (std::error_code error; !std::filesystem::exists(path, error) && !error) return std::nullopt;
-  const KeptLines kept = kept_lines(path, last_step);
+  const KeptLines kept = kept_lines(path, figures, last_step);
   if (kept.ranges.empty()) return std::nullopt;
   if (kept.last_step < last_step)
     log::warning(cat(path.string(), ": its last step is ", kept.last_step,
@@ -80,7 +87,7 @@ std::optional<RunLog> RunLog::reopen(const std::filesystem::path& path, int64_t 
         old.copy_to(cut, range.begin, range.end - range.begin);
       cut.close();
     });
-  return RunLog(PosixFile::open_for_appending(path, num_bytes), num_bytes);
+  return RunLog(PosixFile::open_for_appending(path, num_bytes), num_bytes, std::move(figures));
 }
 
 void RunLog::write(const StartRecord& record) {
@@ -104,11 +111,13 @@ void RunLog::write(const StartRecord& record) {
 
 void RunLog::write(const StepRecord& record) {
   ordered_json event = {{"event", "step"}};
-  visit_step_fields(record, [&](const char* name, const char*, const char*, const auto& value) {
-    event[name] = value_of(value);
+  visit_step_fields(record, figures_,
+                    [&](const char* name, const char*, const char*, const auto& value) {
+                      event[name] = value_of(value);
+                    });
+  visit_layer_figures(record, figures_, [&](const Figure& figure, const auto& values) {
+    event[figure.name] = values.empty() ? ordered_json(nullptr) : ordered_json(values);
   });
-  event["layer_grad_norm"] =
-      record.layer_grad_norm.empty() ? ordered_json(nullptr) : ordered_json(record.layer_grad_norm);
   write_line(line_of(event));
 }
 

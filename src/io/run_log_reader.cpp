@@ -111,13 +111,15 @@ StartRecord read_start(const Fields& fields) {
   return record;
 }
 
-StepRecord read_step(const Fields& fields) {
-  StepRecord record;
-  visit_step_fields(record, [&](const char* name, const char*, const char*, auto& value) {
+StepRecord read_step(const Fields& fields, const Figures& figures) {
+  StepRecord record = empty_step(figures);
+  visit_step_fields(record, figures, [&](const char* name, const char*, const char*, auto& value) {
     fields.read(name, value);
   });
-  if (!fields.member("layer_grad_norm").is_null())
-    fields.read("layer_grad_norm", record.layer_grad_norm);
+  visit_layer_figures(record, figures, [&](const Figure& figure, std::vector<double>& values) {
+    const char* name = figure.name.c_str();
+    if (!fields.member(name).is_null()) fields.read(name, values);
+  });
   return record;
 }
 
@@ -182,13 +184,13 @@ EndRecord read_end(const Fields& fields) {
   return record;
 }
 
-RunEvent read_event(const Json& object) {
+RunEvent read_event(const Json& object, const Figures& figures) {
   std::string name;
   const Fields event(object, "event");
   event.read("event", name);
   const Fields fields(object, name);
   if (name == "start") return read_start(fields);
-  if (name == "step") return read_step(fields);
+  if (name == "step") return read_step(fields, figures);
   if (name == "drift") return read_drift(fields);
   if (name == "checkpoint") return read_checkpoint(fields);
   if (name == "resume") return read_resume(fields);
@@ -200,6 +202,8 @@ RunEvent read_event(const Json& object) {
 // What lines must have in common. Messages lack the place, which the caller adds.
 class Consistency {
  public:
+  explicit Consistency(const Figures& figures) : figures_(figures) {}
+
   void check(const RunEvent& event, int64_t line) {
     const bool is_start = std::holds_alternative<StartRecord>(event);
     if (is_start != (line == 1))
@@ -225,8 +229,9 @@ class Consistency {
 
   void check_step(const StepRecord& record) {
     ascend(last_step_, record.step);
-    if (!record.layer_grad_norm.empty())
-      agree("layer_grad_norm", num_norms_, record.layer_grad_norm.size());
+    visit_layer_figures(record, figures_, [&](const Figure& figure, const auto& values) {
+      if (!values.empty()) agree(figure.name.c_str(), num_figure_layers_, values.size());
+    });
   }
   void check_drift(const DriftRecord& record) {
     ascend(last_drift_, record.step);
@@ -239,7 +244,8 @@ class Consistency {
 
   static constexpr int64_t kNone = std::numeric_limits<int64_t>::min();
   int64_t last_step_ = kNone, last_drift_ = kNone;
-  size_t num_norms_ = 0, num_layers_ = 0, num_batches_ = 0;
+  const Figures& figures_;
+  size_t num_figure_layers_ = 0, num_layers_ = 0, num_batches_ = 0;
   bool has_memory_ = false;
 };
 
@@ -292,11 +298,11 @@ class LineReader {
 }  // namespace
 
 RunLogExtent read_run_log(
-    const std::filesystem::path& path,
+    const std::filesystem::path& path, const Figures& figures,
     const std::function<void(const RunEvent& event, const RunLogLine& line)>& visit) {
   const PosixFile file = PosixFile::open_for_reading(path);
   LineReader lines(file, file.size());
-  Consistency consistency;
+  Consistency consistency(figures);
   RunLogLine line;
   for (std::string_view text; lines.next(text);) {
     line = {.number = line.number + 1, .begin = line.end, .end = lines.offset()};
@@ -304,7 +310,7 @@ RunLogExtent read_run_log(
     const Json object = parse_ordered_json(text, where, kLineDepth);
     std::optional<RunEvent> event;
     try {
-      event = read_event(object);
+      event = read_event(object, figures);
       consistency.check(*event, line.number);
     } catch (const DataError& e) {
       throw DataError(cat(where, ": ", e.what()));

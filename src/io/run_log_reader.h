@@ -37,9 +37,10 @@ struct RunLogExtent {
 };
 
 // Calls visit(event, line) for each whole line, in order, of what the file holds when it is opened.
+// `figures`: those of its steps.
 // THROWS DataError as above, and what `visit` throws.
 RunLogExtent read_run_log(
-    const std::filesystem::path& path,
+    const std::filesystem::path& path, const Figures& figures,
     const std::function<void(const RunEvent& event, const RunLogLine& line)>& visit);
 
 }  // namespace vax::io

@@ -11,11 +11,13 @@ namespace {
 // Hands a log's events on to a run file, which the first of them, `start`, describes.
 class Replay {
  public:
-  Replay(const std::filesystem::path& h5, RunSummary& summary) : h5_(h5), summary_(summary) {}
+  Replay(const std::filesystem::path& h5, const Figures& figures, RunSummary& summary)
+      : h5_(h5), figures_(figures), summary_(summary) {}
 
   void operator()(const StartRecord& record) {
     file_.emplace(
-        h5_, RunFile::Description{.config = record.config_text, .program_version = record.version});
+        h5_, figures_,
+        RunFile::Description{.config = record.config_text, .program_version = record.version});
   }
   void operator()(const StepRecord& record) {
     ++summary_.num_steps;
@@ -35,18 +37,19 @@ class Replay {
 
  private:
   const std::filesystem::path& h5_;
+  const Figures& figures_;
   RunSummary& summary_;
   std::optional<RunFile> file_;
 };
 
 }  // namespace
 
-RunFile replay_run_log(const std::filesystem::path& jsonl, const std::filesystem::path& h5,
-                       RunSummary* summary) {
+RunFile replay_run_log(const std::filesystem::path& jsonl, const Figures& figures,
+                       const std::filesystem::path& h5, RunSummary* summary) {
   RunSummary found;
-  Replay replay(h5, found);
+  Replay replay(h5, figures, found);
   const RunLogExtent extent = read_run_log(
-      jsonl, [&](const RunEvent& event, const RunLogLine&) { std::visit(replay, event); });
+      jsonl, figures, [&](const RunEvent& event, const RunLogLine&) { std::visit(replay, event); });
   if (!replay.file())
     throw DataError(cat(jsonl.string(), ":1: expected start, found no whole line"));
   found.is_cut = extent.is_cut;
@@ -54,9 +57,10 @@ RunFile replay_run_log(const std::filesystem::path& jsonl, const std::filesystem
   return std::move(*replay.file());
 }
 
-RunSummary rebuild_run_file(const std::filesystem::path& jsonl, const std::filesystem::path& h5) {
+RunSummary rebuild_run_file(const std::filesystem::path& jsonl, const Figures& figures,
+                            const std::filesystem::path& h5) {
   RunSummary summary;
-  replay_run_log(jsonl, h5, &summary).close();
+  replay_run_log(jsonl, figures, h5, &summary).close();
   return summary;
 }
 

@@ -7,6 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
+#include "io/figures.h"
+
 namespace vax::io {
 
 struct DataFileRecord {
@@ -27,26 +30,25 @@ struct StartRecord {
   std::string config_text;  // the same configuration as the text of config.cfg
 };
 
+// What every method has, and the method's own figures.
 struct StepRecord {
   int64_t step = 0;  // 1-based
   double epoch = 0;
-  double loss = 0;                         // of the pass that made the update
-  double clean_loss = 0;                   // of pass 1; equals loss in a one-pass step
-  double lr = 0;                           // of this update
-  double grad_norm = 0;                    // before clipping
-  std::optional<double> hidden_grad_norm;  // empty in a one-pass step
-  double rho = 0;
+  double loss = 0;        // of the pass that made the update
+  double clean_loss = 0;  // of pass 1; equals loss in a one-pass step
+  double lr = 0;          // of this update
+  double grad_norm = 0;   // before clipping
   int64_t sequences = 0;
   int64_t tokens = 0;        // without padding
   int64_t label_tokens = 0;  // predicted ones
   double step_s = 0;
   double pass1_s = 0;
-  double comm_s = 0;                   // exposed
-  int64_t comm_bytes = 0;              // sent by rank 0
-  std::optional<double> probe_cosine;  // empty where not measured
-  int64_t memory_bytes = 0;            // peak so far
-  // [layers], empty in a one-pass step. Squares sum to hidden_grad_norm squared.
-  std::vector<double> layer_grad_norm;
+  double comm_s = 0;         // exposed
+  int64_t comm_bytes = 0;    // sent by rank 0
+  int64_t memory_bytes = 0;  // peak so far
+  // Those of each kind in the order of the declaration. Empty: not measured in this step.
+  std::vector<std::optional<double>> figures;
+  std::vector<std::vector<double>> layer_figures;  // [figure][layer]
 };
 
 // The drift of e_l, the output of the attention module of layer l, since the start of the run.
@@ -97,29 +99,54 @@ struct EndRecord {
   double seconds = 0;
 };
 
-// Calls visit(name, units, long_name, value) for every field of a step that has one number, in the
-// order of both files: the one place that lists them. `Record` is StepRecord, const or not.
+// A record with room for every figure.
+inline StepRecord empty_step(const Figures& figures) {
+  StepRecord record;
+  record.figures.resize(count_figures(figures, Figure::Kind::kNumber));
+  record.layer_figures.resize(count_figures(figures, Figure::Kind::kPerLayer));
+  return record;
+}
+
+// Calls visit(name, units, long_name, value) for everything of a step that is one number, in the
+// order of both files: the one place that lists the fields. `Record` is StepRecord, const or not.
 template <typename Record, typename Visit>
-void visit_step_fields(Record& r, Visit&& visit) {
-  visit("step", "1", "training step, 1-based", r.step);
-  visit("epoch", "1", "epochs done", r.epoch);
-  visit("loss", "nat", "mean cross entropy of the pass that made the update", r.loss);
-  visit("clean_loss", "nat", "mean cross entropy of the unperturbed pass", r.clean_loss);
-  visit("lr", "1", "learning rate of this update", r.lr);
-  visit("grad_norm", "1", "gradient norm before clipping", r.grad_norm);
-  visit("hidden_grad_norm", "1", "norm of the hidden-state gradients over all layers",
-        r.hidden_grad_norm);
-  visit("rho", "1", "norm bound of the perturbation", r.rho);
-  visit("sequences", "1", "sequences of the global batch", r.sequences);
-  visit("tokens", "1", "tokens of the global batch without padding", r.tokens);
-  visit("label_tokens", "1", "predicted tokens of the global batch", r.label_tokens);
-  visit("step_s", "s", "time of the step", r.step_s);
-  visit("pass1_s", "s", "time of pass 1", r.pass1_s);
-  visit("comm_s", "s", "time spent waiting for communication", r.comm_s);
-  visit("comm_bytes", "byte", "sent by rank 0", r.comm_bytes);
-  visit("probe_cosine", "1", "cosine of the probe's direction to the full-precision one",
-        r.probe_cosine);
-  visit("memory_bytes", "byte", "peak memory so far", r.memory_bytes);
+void visit_step_fields(Record&& r, const Figures& figures, Visit&& visit) {
+  VAX_CHECK(r.figures.size() == count_figures(figures, Figure::Kind::kNumber), "step ", r.step,
+            " has ", r.figures.size(), " figures");
+  const auto field = [&](const char* name, const char* units, const char* long_name, auto& value) {
+    visit(name, units, long_name, value);
+    size_t next = 0;
+    for (const Figure& figure : figures) {
+      if (figure.kind != Figure::Kind::kNumber) continue;
+      auto& found = r.figures[next++];
+      if (figure.after == name)
+        visit(figure.name.c_str(), figure.units.c_str(), figure.long_name.c_str(), found);
+    }
+  };
+  field("step", "1", "training step, 1-based", r.step);
+  field("epoch", "1", "epochs done", r.epoch);
+  field("loss", "nat", "mean cross entropy of the pass that made the update", r.loss);
+  field("clean_loss", "nat", "mean cross entropy of the unperturbed pass", r.clean_loss);
+  field("lr", "1", "learning rate of this update", r.lr);
+  field("grad_norm", "1", "gradient norm before clipping", r.grad_norm);
+  field("sequences", "1", "sequences of the global batch", r.sequences);
+  field("tokens", "1", "tokens of the global batch without padding", r.tokens);
+  field("label_tokens", "1", "predicted tokens of the global batch", r.label_tokens);
+  field("step_s", "s", "time of the step", r.step_s);
+  field("pass1_s", "s", "time of pass 1", r.pass1_s);
+  field("comm_s", "s", "time spent waiting for communication", r.comm_s);
+  field("comm_bytes", "byte", "sent by rank 0", r.comm_bytes);
+  field("memory_bytes", "byte", "peak memory so far", r.memory_bytes);
+}
+
+// Calls visit(figure, values) for the figures that are one number a layer.
+template <typename Record, typename Visit>
+void visit_layer_figures(Record&& r, const Figures& figures, Visit&& visit) {
+  VAX_CHECK(r.layer_figures.size() == count_figures(figures, Figure::Kind::kPerLayer), "step ",
+            r.step, " has ", r.layer_figures.size(), " figures by layer");
+  size_t next = 0;
+  for (const Figure& figure : figures)
+    if (figure.kind == Figure::Kind::kPerLayer) visit(figure, r.layer_figures[next++]);
 }
 
 }  // namespace vax::io

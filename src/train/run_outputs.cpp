@@ -41,45 +41,37 @@ void create(const std::filesystem::path& directory) {
     throw DataError(cat("output.dir: cannot create ", directory.string(), ": ", error.message()));
 }
 
-io::RunLog new_log(const std::filesystem::path& directory, const std::string& config_text,
-                   io::StartRecord start) {
-  create(directory);
-  io::RunLog log(directory / "run.jsonl");
+io::RunLog new_log(const RunDescription& run) {
+  create(run.directory);
+  io::RunLog log(run.directory / "run.jsonl", run.figures);
   std::error_code ignored;  // what stands in the way is reported when the file is written
-  std::filesystem::remove(directory / "run.h5", ignored);  // of another run
-  start.config_text = config_text;
+  std::filesystem::remove(run.directory / "run.h5", ignored);  // of another run
+  io::StartRecord start = run.start;
+  start.config_text = run.config_text;
   log.write(start);
   return log;
 }
 
-io::RunLog resumed_log(const std::filesystem::path& directory, const std::string& config_text,
-                       const io::StartRecord& start, io::ResumeRecord resume) {
-  std::optional<io::RunLog> old = io::RunLog::reopen(directory / "run.jsonl", resume.step);
-  io::RunLog log = old ? std::move(*old) : new_log(directory, config_text, start);
-  resume.config_text = config_text;
+io::RunLog open_log(const RunDescription& run) {
+  if (!run.resume) return new_log(run);
+  std::optional<io::RunLog> old =
+      io::RunLog::reopen(run.directory / "run.jsonl", run.figures, run.resume->step);
+  io::RunLog log = old ? std::move(*old) : new_log(run);
+  io::ResumeRecord resume = *run.resume;
+  resume.config_text = run.config_text;
   log.write(resume);
   return log;
 }
 
 }  // namespace
 
-RunOutputs::RunOutputs(const std::filesystem::path& directory, const std::string& config_text,
-                       const io::StartRecord& start, int64_t log_interval)
-    : RunOutputs(directory, config_text, new_log(directory, config_text, start), log_interval) {}
-
-RunOutputs::RunOutputs(const std::filesystem::path& directory, const std::string& config_text,
-                       const io::StartRecord& start, const io::ResumeRecord& resume,
-                       int64_t log_interval)
-    : RunOutputs(directory, config_text, resumed_log(directory, config_text, start, resume),
-                 log_interval) {}
-
-RunOutputs::RunOutputs(std::filesystem::path directory, const std::string& config_text,
-                       io::RunLog log, int64_t log_interval)
-    : directory_(std::move(directory)),
-      log_(std::move(log)),
-      log_interval_(log_interval),
+RunOutputs::RunOutputs(const RunDescription& run)
+    : directory_(run.directory),
+      figures_(run.figures),
+      log_(open_log(run)),
+      log_interval_(run.log_interval),
       is_terminal_(::isatty(STDERR_FILENO) == 1) {
-  publish_text(directory_ / "config.cfg", config_text);
+  publish_text(directory_ / "config.cfg", run.config_text);
   update_file();
 }
 
@@ -106,7 +98,8 @@ void RunOutputs::with_file(const std::function<void()>& action) {
 void RunOutputs::update_file() {
   const Stopwatch watch;
   with_file([this] {
-    if (!file_) file_ = io::replay_run_log(directory_ / "run.jsonl", directory_ / "run.h5");
+    if (!file_)
+      file_ = io::replay_run_log(directory_ / "run.jsonl", figures_, directory_ / "run.h5");
     file_->flush();
     is_file_up_to_date_ = true;
     is_file_in_trouble_ = false;
@@ -134,11 +127,22 @@ void RunOutputs::step(const io::StepRecord& record, int64_t num_steps) {
     show_progress(record, num_steps);
 }
 
+std::string RunOutputs::figures_text(const io::StepRecord& record) const {
+  std::string text;
+  size_t next = 0;
+  for (const io::Figure& figure : figures_) {
+    if (figure.kind != io::Figure::Kind::kNumber) continue;
+    const std::optional<double>& value = record.figures[next++];
+    if (value && !figure.label.empty()) text += format("  %s %.2e", figure.label.c_str(), *value);
+  }
+  return text;
+}
+
 void RunOutputs::show_progress(const io::StepRecord& record, int64_t num_steps) {
   std::string line = format("step %ld/%ld  loss %.4f", static_cast<long>(record.step),
                             static_cast<long>(num_steps), record.loss);
-  if (record.hidden_grad_norm)
-    line += format("  clean %.4f  |G| %.2e", record.clean_loss, *record.hidden_grad_norm);
+  if (const std::string figures = figures_text(record); !figures.empty())
+    line += format("  clean %.4f", record.clean_loss) + figures;
   line += format("  lr %.2e  %.0f tokens/s  comm %.0f%%  %.2f GiB", record.lr,
                  static_cast<double>(record.tokens) / record.step_s,
                  100 * record.comm_s / record.step_s,

@@ -18,16 +18,21 @@
 
 namespace vax::train {
 
+struct RunDescription {
+  std::filesystem::path directory;
+  std::string config_text;                 // of config.cfg
+  io::StartRecord start;                   // its config_text and that of `resume` are not looked at
+  std::optional<io::ResumeRecord> resume;  // of a run that goes on after step resume->step
+  io::Figures figures;                     // of its steps
+  int64_t log_interval = 1;
+};
+
 class RunOutputs {
  public:
-  // A new run: creates `directory`, config.cfg, run.jsonl and run.h5 in it. THROWS DataError.
-  RunOutputs(const std::filesystem::path& directory, const std::string& config_text,
-             const io::StartRecord& start, int64_t log_interval);
-  // A run that goes on after step `resume.step`. The lines of later steps are cut off run.jsonl;
-  // where there is none (a checkpoint from elsewhere) it begins with `start`. THROWS DataError with
-  // file and line when run.jsonl is damaged.
-  RunOutputs(const std::filesystem::path& directory, const std::string& config_text,
-             const io::StartRecord& start, const io::ResumeRecord& resume, int64_t log_interval);
+  // Creates the directory, config.cfg, run.jsonl and run.h5 in it. Of a run that goes on, the lines
+  // of later steps are cut off run.jsonl; where there is none (a checkpoint from elsewhere) it
+  // begins with `start`. THROWS DataError, with file and line when run.jsonl is damaged.
+  explicit RunOutputs(const RunDescription& run);
   // Brings run.h5 up to date.
   ~RunOutputs();
   RunOutputs(const RunOutputs&) = delete;
@@ -43,16 +48,15 @@ class RunOutputs {
   void sync();
 
  private:
-  RunOutputs(std::filesystem::path directory, const std::string& config_text, io::RunLog log,
-             int64_t log_interval);
-
   template <typename Record>
   void add(const Record& record);
   void update_file();
   void with_file(const std::function<void()>& action);
+  std::string figures_text(const io::StepRecord& record) const;
   void show_progress(const io::StepRecord& record, int64_t num_steps);
 
   std::filesystem::path directory_;
+  io::Figures figures_;
   io::RunLog log_;
   std::optional<io::RunFile> file_;  // empty: to be made from run.jsonl
   bool is_file_up_to_date_ = false, is_file_in_trouble_ = false;

@@ -26,6 +26,19 @@ void count_tokens(const data::Dataset& dataset, std::span<const int64_t> rows,
   }
 }
 
+// Those that train/step_figures.h declares.
+void add_figures(const StepOutcome& outcome, double rho, io::StepRecord& record) {
+  std::vector<double>& layer_grad_norm = record.layer_figures.emplace_back();
+  double sum = 0;
+  for (const double square : outcome.layer_squares) {
+    layer_grad_norm.push_back(std::sqrt(square));
+    sum += square;
+  }
+  const bool two_pass = !layer_grad_norm.empty();
+  record.figures = {two_pass ? std::optional(std::sqrt(sum)) : std::nullopt, two_pass ? rho : 0.0,
+                    outcome.probe_cosine};
+}
+
 // Passes that gather nothing, on a device, over batches so small that launching their operators
 // costs about as much as the operators.
 bool may_use_graphs(const TrainerInputs& in) {
@@ -139,17 +152,8 @@ io::StepRecord Trainer::run_step(int64_t step) {
   record.clean_loss = outcome.clean_loss;
   record.lr = norms.lr;
   record.grad_norm = norms.grad_norm;
-  if (!outcome.layer_squares.empty()) {
-    double sum = 0;
-    for (const double square : outcome.layer_squares) {
-      record.layer_grad_norm.push_back(std::sqrt(square));
-      sum += square;
-    }
-    record.hidden_grad_norm = std::sqrt(sum);
-    record.rho = in_.options.vaccine.rho;
-  }
+  add_figures(outcome, in_.options.vaccine.rho, record);
   record.pass1_s = outcome.pass1_s;
-  record.probe_cosine = outcome.probe_cosine;
   record.comm_bytes = in_.mesh.sent_bytes() - sent_before_bytes;
   record.comm_s = waited_s() - blocked_before_s;
   record.memory_bytes = ops::device::is_selected() ? tensor_peak_bytes() : peak_memory_bytes();

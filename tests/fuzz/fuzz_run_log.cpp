@@ -8,6 +8,14 @@ namespace {
 
 using vax::fuzz::require;
 
+const vax::io::Figures kFigures = {{.name = "hidden_grad_norm", .units = "1", .long_name = "norm"},
+                                   {.name = "probe_cosine", .units = "1", .long_name = "cosine"},
+                                   {.name = "layer_grad_norm",
+                                    .units = "1",
+                                    .long_name = "norm",
+                                    .kind = vax::io::Figure::Kind::kPerLayer,
+                                    .path = "perturbation/grad_norm"}};
+
 // What io/run_file.h requires of records.
 struct Shapes {
   size_t num_norms = 0, num_layers = 0, num_batches = 0;
@@ -17,7 +25,8 @@ struct Shapes {
     require(found == all && found > 0);
   }
   void operator()(const vax::io::StepRecord& record) {
-    if (!record.layer_grad_norm.empty()) agree(num_norms, record.layer_grad_norm.size());
+    const std::vector<double>& norms = record.layer_figures.at(0);
+    if (!norms.empty()) agree(num_norms, norms.size());
   }
   void operator()(const vax::io::DriftRecord& record) {
     for (const size_t found :
@@ -37,12 +46,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Shapes shapes;
   int64_t end = 0;
   try {
-    const vax::io::RunLogExtent extent = vax::io::read_run_log(
-        file.path(), [&](const vax::io::RunEvent& event, const vax::io::RunLogLine& line) {
-          require(line.begin == end && line.end > end);
-          end = line.end;
-          std::visit(shapes, event);
-        });
+    const vax::io::RunLogExtent extent =
+        vax::io::read_run_log(file.path(), kFigures,
+                              [&](const vax::io::RunEvent& event, const vax::io::RunLogLine& line) {
+                                require(line.begin == end && line.end > end);
+                                end = line.end;
+                                std::visit(shapes, event);
+                              });
     require(extent.whole_bytes == end && end <= static_cast<int64_t>(size));
     require(extent.is_cut == (end < static_cast<int64_t>(size)));
   } catch (const vax::DataError&) {

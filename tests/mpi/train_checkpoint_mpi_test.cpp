@@ -159,7 +159,10 @@ class CheckpointTest : public ::testing::Test {
       std::unique_ptr<RunOutputs> outputs;
       if (ranks.rank() == 0)
         outputs = std::make_unique<RunOutputs>(
-            directory, "[train]\n", io::StartRecord{.version = "test", .config_json = "{}"}, 1000);
+            RunDescription{.directory = directory,
+                           .config_text = "[train]\n",
+                           .start = {.version = "test", .config_json = "{}"},
+                           .log_interval = 1000});
       ranks.make_collectives()->barrier();
       return outputs;
     }

@@ -29,7 +29,9 @@ using testing::sample_step;
 
 class RunFileTest : public ::testing::Test {
  protected:
-  RunFile create() { return RunFile(path_, {"[train]\nlr = 0.001\n", "0.1.0"}); }
+  RunFile create() {
+    return RunFile(path_, testing::sample_figures(), {"[train]\nlr = 0.001\n", "0.1.0"});
+  }
 
   testing::ScratchDirectory scratch_;
   std::filesystem::path path_ = scratch_ / "run.h5";
@@ -53,8 +55,8 @@ TEST_F(RunFileTest, TableHasOneRowPerStep) {
     ASSERT_EQ(step[i], static_cast<double>(i + 1));
     ASSERT_EQ(loss[i], expected.loss);
     ASSERT_EQ(comm_bytes[i], static_cast<double>(expected.comm_bytes));
-    if (expected.hidden_grad_norm)
-      ASSERT_EQ(hidden[i], *expected.hidden_grad_norm);
+    if (expected.figures[testing::kHiddenGradNorm])
+      ASSERT_EQ(hidden[i], *expected.figures[testing::kHiddenGradNorm]);
     else
       ASSERT_TRUE(std::isnan(hidden[i]));
   }
@@ -127,7 +129,7 @@ TEST_F(RunFileTest, RecordsOfAnotherSizeAreRefused) {
   RunFile file = create();
   file.append(sample_step(1));
   StepRecord step = sample_step(3);
-  step.layer_grad_norm.pop_back();
+  step.layer_figures[0].pop_back();
   EXPECT_THROW(file.append(step), std::logic_error);
   file.append(sample_drift(1));
   DriftRecord drift = sample_drift(2);
@@ -234,7 +236,7 @@ TEST_F(RunFileTest, WhatIsNotFiniteIsNaN) {
   RunFile file = create();
   StepRecord step = sample_step(1);
   step.loss = kInfinity;
-  step.layer_grad_norm[1] = -kInfinity;
+  step.layer_figures[0][1] = -kInfinity;
   file.append(step);
   DriftRecord drift = sample_drift(1);
   drift.cosine[2] = kInfinity;
@@ -271,7 +273,7 @@ TEST(Hdf5Error, NamesTheObjectThePlaceAndTheLibrarysReason) {
 }
 
 TEST(Hdf5Error, UncreatableFileIsAnError) {
-  EXPECT_THROW(RunFile("no/such/dir/run.h5", {"", ""}), std::runtime_error);
+  EXPECT_THROW(RunFile("no/such/dir/run.h5", {}, {"", ""}), std::runtime_error);
 }
 
 TEST(Hdf5Handle, MovesAndCloses) {

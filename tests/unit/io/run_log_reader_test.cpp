@@ -16,6 +16,7 @@ namespace {
 
 using testing::expect_data_error;
 using testing::sample_drift;
+using testing::sample_figures;
 using testing::sample_step;
 
 class RunLogReaderTest : public ::testing::Test {
@@ -23,18 +24,19 @@ class RunLogReaderTest : public ::testing::Test {
   // The text of one line that RunLog writes for a record.
   template <typename Record>
   std::string line_of(const Record& record) const {
-    RunLog(scratch_ / "line.jsonl").write(record);
+    RunLog(scratch_ / "line.jsonl", sample_figures()).write(record);
     return read_file(scratch_ / "line.jsonl");
   }
   std::vector<RunEvent> read(std::string_view text) {
     testing::write_text(path_, text);
     std::vector<RunEvent> events;
-    extent_ = read_run_log(path_, [&](const RunEvent& event, const RunLogLine& line) {
-      EXPECT_EQ(line.number, static_cast<int64_t>(events.size()) + 1);
-      EXPECT_EQ(text[static_cast<size_t>(line.begin)], '{');
-      EXPECT_EQ(text[static_cast<size_t>(line.end) - 1], '\n');
-      events.push_back(event);
-    });
+    extent_ =
+        read_run_log(path_, sample_figures(), [&](const RunEvent& event, const RunLogLine& line) {
+          EXPECT_EQ(line.number, static_cast<int64_t>(events.size()) + 1);
+          EXPECT_EQ(text[static_cast<size_t>(line.begin)], '{');
+          EXPECT_EQ(text[static_cast<size_t>(line.end) - 1], '\n');
+          events.push_back(event);
+        });
     return events;
   }
   // As the log's second line, which `parts` and its number describe.
@@ -90,23 +92,23 @@ TEST_F(RunLogReaderTest, StepsAsTheyWereWritten) {
       else
         numbers.push_back(static_cast<double>(value));
     };
-    visit_step_fields(expected, remember);
+    visit_step_fields(expected, sample_figures(), remember);
     const std::vector<double> as_written = std::exchange(numbers, {});
-    visit_step_fields(found, remember);
+    visit_step_fields(found, sample_figures(), remember);
     EXPECT_EQ(numbers, as_written);
     EXPECT_TRUE(std::signbit(found.grad_norm));
-    EXPECT_EQ(found.layer_grad_norm, expected.layer_grad_norm);
+    EXPECT_EQ(found.layer_figures, expected.layer_figures);
   }
 }
 
 TEST_F(RunLogReaderTest, WhatIsNotFiniteComesBackAsNaN) {
   StepRecord record = sample_step(1);
   record.loss = std::numeric_limits<double>::infinity();
-  record.layer_grad_norm[1] = std::numeric_limits<double>::quiet_NaN();
+  record.layer_figures[0][1] = std::numeric_limits<double>::quiet_NaN();
   const StepRecord found = second(record);
   EXPECT_TRUE(std::isnan(found.loss));
-  EXPECT_TRUE(std::isnan(found.layer_grad_norm.at(1)));
-  EXPECT_EQ(found.layer_grad_norm.at(2), 3);
+  EXPECT_TRUE(std::isnan(found.layer_figures[0].at(1)));
+  EXPECT_EQ(found.layer_figures[0].at(2), 3);
 }
 
 TEST_F(RunLogReaderTest, DriftAsItWasWritten) {
@@ -169,7 +171,7 @@ TEST_F(RunLogReaderTest, LinesLongerThanAPieceThatIsReadAtATime) {
   record.l2sq.assign(3, std::vector<double>(50'000, 0.123456789));
   record.tokens.assign(50'000, 7);
   {
-    RunLog log(scratch_ / "long.jsonl");
+    RunLog log(scratch_ / "long.jsonl", sample_figures());
     log.write(testing::sample_start());
     log.write(record);
     for (int64_t step = 1; step <= 3000; ++step) log.write(sample_step(step));
@@ -247,7 +249,7 @@ TEST_F(RunLogReaderTest, CountsAgreeWithinALine) {
 
 TEST_F(RunLogReaderTest, CountsAgreeBetweenLines) {
   StepRecord step = sample_step(3);
-  step.layer_grad_norm.pop_back();
+  step.layer_figures[0].pop_back();
   expect_data_error(
       [&] { read(start_ + line_of(sample_step(1)) + line_of(sample_step(2)) + line_of(step)); },
       {"run.jsonl:4: layer_grad_norm: expected 3 entries, found 2"});
@@ -278,14 +280,15 @@ TEST_F(RunLogReaderTest, OneStartAtTheBeginningAndOneMemory) {
 TEST_F(RunLogReaderTest, ALineWithoutEndIsNotReadWithoutLimit) {
   testing::write_text(path_, start_);
   std::filesystem::resize_file(path_, static_cast<uintmax_t>(kMaxRunLogLineBytes) + (3 << 20));
-  expect_data_error([&] { read_run_log(path_, [](const RunEvent&, const RunLogLine&) {}); },
-                    {"run.jsonl:2", "lines of at most"});
+  expect_data_error(
+      [&] { read_run_log(path_, sample_figures(), [](const RunEvent&, const RunLogLine&) {}); },
+      {"run.jsonl:2", "lines of at most"});
 }
 
 TEST_F(RunLogReaderTest, ReadsWhatWasThereWhenItBegan) {
   testing::write_text(path_, start_);
   int64_t num_lines = 0;
-  read_run_log(path_, [&](const RunEvent&, const RunLogLine&) {
+  read_run_log(path_, sample_figures(), [&](const RunEvent&, const RunLogLine&) {
     ++num_lines;
     std::ofstream(path_, std::ios::app) << line_of(sample_step(num_lines));
   });

@@ -15,6 +15,7 @@ namespace {
 
 using nlohmann::ordered_json;
 using testing::sample_drift;
+using testing::sample_figures;
 using testing::sample_step;
 using testing::ScratchDirectory;
 
@@ -29,7 +30,7 @@ class RunLogTest : public ::testing::Test {
 
   ScratchDirectory scratch_;
   std::filesystem::path path_ = scratch_ / "run.jsonl";
-  RunLog log_{path_};
+  RunLog log_{path_, sample_figures()};
 };
 
 TEST_F(RunLogTest, StepHasTheDocumentedFieldsInOrder) {
@@ -140,7 +141,7 @@ TEST_F(RunLogTest, EndAndOrder) {
 
 TEST_F(RunLogTest, FullDiskLeavesWholeLinesAndTheLogUsable) {
   // Room for two steps and an end line, far less than a step's.
-  RunLog other(scratch_ / "other.jsonl");
+  RunLog other(scratch_ / "other.jsonl", sample_figures());
   other.write(sample_step(1));
   other.write(sample_step(2));
   const auto limit = std::filesystem::file_size(scratch_ / "other.jsonl") + 100;
@@ -166,7 +167,7 @@ TEST_F(RunLogTest, FullDiskLeavesWholeLinesAndTheLogUsable) {
 class ReopenTest : public ::testing::Test {
  protected:
   ReopenTest() {
-    RunLog log(path_);
+    RunLog log(path_, sample_figures());
     log.write(testing::sample_start());
     for (int64_t step = 1; step <= 3; ++step) log.write(sample_step(step));
     log.write(sample_drift(3));
@@ -188,6 +189,9 @@ class ReopenTest : public ::testing::Test {
     }
     return found;
   }
+  std::optional<RunLog> reopen(int64_t last_step) const {
+    return RunLog::reopen(path_, sample_figures(), last_step);
+  }
   using Events = std::vector<std::string>;
 
   ScratchDirectory scratch_;
@@ -195,7 +199,7 @@ class ReopenTest : public ::testing::Test {
 };
 
 TEST_F(ReopenTest, CutsLaterStepsAndGoesOn) {
-  RunLog log = RunLog::reopen(path_, 2).value();
+  RunLog log = reopen(2).value();
   EXPECT_EQ(events(), (Events{"start", "step 1", "step 2", "checkpoint 2"}));
   log.write(testing::sample_resume(2));
   log.write(sample_step(3));
@@ -205,7 +209,7 @@ TEST_F(ReopenTest, CutsLaterStepsAndGoesOn) {
 
 TEST_F(ReopenTest, KeepsEveryByteOfALogWithNothingToCut) {
   const std::string before = read_file(path_);
-  RunLog log = RunLog::reopen(path_, 4).value();
+  RunLog log = reopen(4).value();
   EXPECT_EQ(read_file(path_), before);
   log.write(sample_step(5));
   EXPECT_TRUE(read_file(path_).starts_with(before));
@@ -216,7 +220,7 @@ TEST_F(ReopenTest, ALineThatIsCutOffGoes) {
   const std::string before = read_file(path_);
   for (const std::string_view part : {"{\"event\": \"st", "{}", "\0\0\0"}) {
     append(part);
-    RunLog::reopen(path_, 4).value();
+    reopen(4).value();
     EXPECT_EQ(read_file(path_), before) << part;
   }
 }
@@ -224,12 +228,12 @@ TEST_F(ReopenTest, ALineThatIsCutOffGoes) {
 TEST_F(ReopenTest, WhatClosedTheRunGoes) {
   const std::string before = read_file(path_);
   {
-    RunLog log = RunLog::reopen(path_, 4).value();
+    RunLog log = reopen(4).value();
     log.write(testing::sample_memory());
     log.write(EndRecord{"done", 4, 1});
     log.write(testing::sample_checkpoint(4));
   }
-  RunLog log = RunLog::reopen(path_, 4).value();
+  RunLog log = reopen(4).value();
   EXPECT_EQ(events(), (Events{"start", "step 1", "step 2", "step 3", "drift 3", "checkpoint 2",
                               "step 4", "checkpoint 4"}));
   EXPECT_TRUE(read_file(path_).starts_with(before));
@@ -238,16 +242,16 @@ TEST_F(ReopenTest, WhatClosedTheRunGoes) {
 }
 
 TEST_F(ReopenTest, ResumeLinesOfStepsThatAreCutGoToo) {
-  RunLog::reopen(path_, 4).value().write(testing::sample_resume(4));
-  RunLog::reopen(path_, 3).value();
+  reopen(4).value().write(testing::sample_resume(4));
+  reopen(3).value();
   EXPECT_EQ(events(), (Events{"start", "step 1", "step 2", "step 3", "drift 3", "checkpoint 2"}));
 }
 
 TEST_F(ReopenTest, NothingToGoOnWith) {
-  EXPECT_FALSE(RunLog::reopen(scratch_ / "none.jsonl", 2));
+  EXPECT_FALSE(RunLog::reopen(scratch_ / "none.jsonl", sample_figures(), 2));
   for (const std::string_view text : {"", "{\"event\": \"sta"}) {
     testing::write_text(path_, text);
-    EXPECT_FALSE(RunLog::reopen(path_, 2)) << text;
+    EXPECT_FALSE(reopen(2)) << text;
     EXPECT_EQ(read_file(path_), text);
   }
 }
@@ -255,13 +259,13 @@ TEST_F(ReopenTest, NothingToGoOnWith) {
 TEST_F(ReopenTest, ADamagedLogStaysAsItIs) {
   append("{\"event\": \"step\"}\n");
   const std::string before = read_file(path_);
-  testing::expect_data_error([&] { RunLog::reopen(path_, 2); }, {"run.jsonl:8", "lacks step"});
+  testing::expect_data_error([&] { reopen(2); }, {"run.jsonl:8", "lacks step"});
   EXPECT_EQ(read_file(path_), before);
 }
 
 TEST_F(ReopenTest, FullDiskWhileCuttingLeavesTheLog) {
   const std::string before = read_file(path_);
-  const std::string outcome = testing::run_with_file_limit(100, [&] { RunLog::reopen(path_, 2); });
+  const std::string outcome = testing::run_with_file_limit(100, [&] { reopen(2); });
   EXPECT_TRUE(outcome.starts_with("WriteError: ")) << outcome;
   EXPECT_EQ(read_file(path_), before);
   EXPECT_EQ(testing::list_directory(scratch_.path()), (Events{"run.jsonl"}));

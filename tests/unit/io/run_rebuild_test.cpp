@@ -15,13 +15,14 @@ namespace {
 using testing::list_directory;
 using testing::Reader;
 using testing::sample_drift;
+using testing::sample_figures;
 using testing::sample_step;
 
 class RebuildTest : public ::testing::Test {
  protected:
   // start, steps 1 to `num_steps` with a drift after each second one
   RunLog write_log(int64_t num_steps) {
-    RunLog log(jsonl_);
+    RunLog log(jsonl_, sample_figures());
     log.write(testing::sample_start());
     for (int64_t step = 1; step <= num_steps; ++step) {
       log.write(sample_step(step));
@@ -29,6 +30,7 @@ class RebuildTest : public ::testing::Test {
     }
     return log;
   }
+  RunSummary rebuild() const { return rebuild_run_file(jsonl_, sample_figures(), h5_); }
   void append(std::string_view text) const {
     std::ofstream(jsonl_, std::ios::binary | std::ios::app) << text;
   }
@@ -42,7 +44,7 @@ TEST_F(RebuildTest, LogOfARunThatEnded) {
   log.write(testing::sample_checkpoint(4));
   log.write(testing::sample_memory());
   log.write(EndRecord{"done", 5, 1});
-  const RunSummary summary = rebuild_run_file(jsonl_, h5_);
+  const RunSummary summary = rebuild();
   EXPECT_EQ(summary.num_steps, 5);
   EXPECT_EQ(summary.last_step, 5);
   EXPECT_EQ(summary.num_drifts, 2);
@@ -61,7 +63,7 @@ TEST_F(RebuildTest, LogOfARunThatEnded) {
 TEST_F(RebuildTest, LogOfARunThatWasKilledAndOneThatGoesOn) {
   RunLog log = write_log(3);
   append("{\"event\": \"step\", \"st");
-  const RunSummary summary = rebuild_run_file(jsonl_, h5_);
+  const RunSummary summary = rebuild();
   EXPECT_EQ(summary.last_step, 3);
   EXPECT_TRUE(summary.is_cut);
   EXPECT_FALSE(summary.has_ended);
@@ -70,7 +72,7 @@ TEST_F(RebuildTest, LogOfARunThatWasKilledAndOneThatGoesOn) {
 
 TEST_F(RebuildTest, MoreStepsThanAreKeptInMemory) {
   write_log(5000);
-  EXPECT_EQ(rebuild_run_file(jsonl_, h5_).num_steps, 5000);
+  EXPECT_EQ(rebuild().num_steps, 5000);
   const Reader reader(h5_);
   const std::vector<double> losses = reader.column("loss");
   ASSERT_EQ(losses.size(), 5000u);
@@ -85,14 +87,14 @@ TEST_F(RebuildTest, ConfigurationIsThatOfTheLastResume) {
   RunLog log = write_log(2);
   log.write(testing::sample_resume(2));
   log.write(sample_step(3));
-  rebuild_run_file(jsonl_, h5_);
+  rebuild();
   EXPECT_EQ(Reader(h5_).text_attribute("config"), testing::sample_resume(2).config_text);
   EXPECT_EQ(Reader(h5_).column("step"), (std::vector<double>{1, 2, 3}));
 }
 
 TEST_F(RebuildTest, GoesOnWithMoreRecords) {
   write_log(2);
-  RunFile file = replay_run_log(jsonl_, h5_);
+  RunFile file = replay_run_log(jsonl_, sample_figures(), h5_);
   EXPECT_FALSE(std::filesystem::exists(h5_));
   file.append(sample_step(3));
   file.append(sample_drift(3));
@@ -105,17 +107,15 @@ TEST_F(RebuildTest, GoesOnWithMoreRecords) {
 
 TEST_F(RebuildTest, AFailureLeavesTheOldFile) {
   testing::write_text(h5_, "old");
-  testing::expect_data_error([&] { rebuild_run_file(jsonl_, h5_); }, {"run.jsonl", "No such file"});
+  testing::expect_data_error([&] { rebuild(); }, {"run.jsonl", "No such file"});
   testing::write_text(jsonl_, "{\"event\": \"sta");
-  testing::expect_data_error([&] { rebuild_run_file(jsonl_, h5_); },
+  testing::expect_data_error([&] { rebuild(); },
                              {"run.jsonl:1", "expected start", "no whole line"});
   write_log(2000);
   append("{}\n");
-  testing::expect_data_error([&] { rebuild_run_file(jsonl_, h5_); },
-                             {"run.jsonl:3002", "lacks event"});
+  testing::expect_data_error([&] { rebuild(); }, {"run.jsonl:3002", "lacks event"});
   write_log(2000);
-  const std::string outcome =
-      testing::run_with_file_limit(60'000, [&] { rebuild_run_file(jsonl_, h5_); });
+  const std::string outcome = testing::run_with_file_limit(60'000, [&] { rebuild(); });
   EXPECT_TRUE(outcome.starts_with("WriteError: ")) << outcome;
   EXPECT_EQ(read_file(h5_), "old");
   EXPECT_EQ(list_directory(scratch_.path()), (std::vector<std::string>{"run.h5", "run.jsonl"}));

@@ -23,17 +23,34 @@ inline StartRecord sample_start() {
 inline constexpr int64_t kSampleLayers = 3;
 inline constexpr int64_t kSampleBatches = 2;
 
+// Figures of both kinds, as those of Vaccine.
+inline Figures sample_figures() {
+  return {{.name = "hidden_grad_norm",
+           .units = "1",
+           .long_name = "norm over all layers",
+           .after = "grad_norm"},
+          {.name = "rho", .units = "1", .long_name = "norm bound", .after = "grad_norm"},
+          {.name = "probe_cosine", .units = "1", .long_name = "cosine", .after = "comm_bytes"},
+          {.name = "layer_grad_norm",
+           .units = "1",
+           .long_name = "norm of a layer",
+           .kind = Figure::Kind::kPerLayer,
+           .path = "perturbation/grad_norm"}};
+}
+// Where they are in a record.
+inline constexpr size_t kHiddenGradNorm = 0, kRho = 1, kProbeCosine = 2;  // figures
+inline constexpr size_t kLayerGradNorm = 0;                               // layer_figures
+
 // Odd steps have two passes, even ones one. Every third step, the first too, has its probe checked.
 inline StepRecord sample_step(int64_t step) {
   const auto x = static_cast<double>(step);
-  StepRecord r;
+  StepRecord r = empty_step(sample_figures());
   r.step = step;
   r.epoch = x / 7;
   r.loss = 1 / x;
   r.clean_loss = r.loss + 0.1;
   r.lr = 1e-3 * x;
   r.grad_norm = x + 0.25;
-  r.rho = 2;
   r.sequences = 5;
   r.tokens = 500 + step;
   r.label_tokens = 400 + step;
@@ -42,15 +59,17 @@ inline StepRecord sample_step(int64_t step) {
   r.comm_s = 0.03125;
   r.comm_bytes = (int64_t{1} << 33) + step;
   r.memory_bytes = (int64_t{1} << 40) + step;
+  r.figures[kRho] = 2;
   if (step % 2 == 1) {
+    std::vector<double>& norms = r.layer_figures[kLayerGradNorm];
     double sum = 0;
     for (int64_t layer = 0; layer < kSampleLayers; ++layer) {
-      r.layer_grad_norm.push_back(x + static_cast<double>(layer));
-      sum += r.layer_grad_norm.back() * r.layer_grad_norm.back();
+      norms.push_back(x + static_cast<double>(layer));
+      sum += norms.back() * norms.back();
     }
-    r.hidden_grad_norm = std::sqrt(sum);
+    r.figures[kHiddenGradNorm] = std::sqrt(sum);
   }
-  if (step % 3 == 1) r.probe_cosine = 1 - x / 64;
+  if (step % 3 == 1) r.figures[kProbeCosine] = 1 - x / 64;
   return r;
 }
 

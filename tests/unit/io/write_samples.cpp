@@ -29,8 +29,8 @@ namespace fs = std::filesystem;
 constexpr std::array<uint16_t, 4> kBF16 = {0x3f80, 0xc020, 0x0001, 0x7f7f};
 
 void write_run(const fs::path& dir) {
-  RunLog log(dir / "run.jsonl");
-  RunFile file(dir / "run.h5", {"[train]\nlr = 0.001\n", "0.1.0"});
+  RunLog log(dir / "run.jsonl", testing::sample_figures());
+  RunFile file(dir / "run.h5", testing::sample_figures(), {"[train]\nlr = 0.001\n", "0.1.0"});
   log.write(testing::sample_start());
   for (int64_t step = 1; step <= 6; ++step) {
     StepRecord record = testing::sample_step(step);
@@ -119,7 +119,7 @@ int run(std::span<char*> args) {
     write_bf16(fs::path(args[2]) / "bf16.h5");
     write_mixed(fs::path(args[2]) / "mixed.safetensors");
   } else if (command == "rebuild" && args.size() == 4) {
-    rebuild_run_file(args[2], args[3]);
+    rebuild_run_file(args[2], testing::sample_figures(), args[3]);
   } else if (command == "model" && args.size() == 4) {
     rewrite_model(args[2], args[3]);
   } else if (command == "adapter" && args.size() == 4) {

@@ -49,13 +49,25 @@ class RunOutputsTest : public ::testing::Test {
     return found;
   }
   using Order = std::vector<std::string>;
+  RunDescription run(const std::string& config_text, int64_t log_interval) const {
+    return {.directory = directory_,
+            .config_text = config_text,
+            .start = kStart,
+            .figures = io::testing::sample_figures(),
+            .log_interval = log_interval};
+  }
+  RunDescription resumed(const std::string& config_text, const io::ResumeRecord& resume) const {
+    RunDescription description = run(config_text, 1);
+    description.resume = resume;
+    return description;
+  }
 
   io::testing::ScratchDirectory scratch_;
   std::filesystem::path directory_ = scratch_ / "deep/run";
 };
 
 TEST_F(RunOutputsTest, MakesTheDirectoryAndItsFilesAtOnce) {
-  const RunOutputs outputs(directory_, "[train]\nlr = 0.5\n", kStart, 1);
+  const RunOutputs outputs(run("[train]\nlr = 0.5\n", 1));
   EXPECT_EQ(list_directory(directory_),
             (std::vector<std::string>{"config.cfg", "run.h5", "run.jsonl"}));
   EXPECT_EQ(text_of(directory_ / "config.cfg"), "[train]\nlr = 0.5\n");
@@ -66,7 +78,7 @@ TEST_F(RunOutputsTest, MakesTheDirectoryAndItsFilesAtOnce) {
 }
 
 TEST_F(RunOutputsTest, EveryEventIsOnDiskWhenItsCallReturns) {
-  RunOutputs outputs(directory_, "", kStart, 2);
+  RunOutputs outputs(run("", 2));
   const auto last = [&] { return events_of(directory_ / "run.jsonl").back(); };
   outputs.drift(sample_drift(0));
   EXPECT_EQ(last()["event"], "drift");
@@ -89,11 +101,11 @@ TEST_F(RunOutputsTest, EveryEventIsOnDiskWhenItsCallReturns) {
 
 TEST_F(RunOutputsTest, ANewRunReplacesTheFilesOfTheOld) {
   {
-    RunOutputs outputs(directory_, "old", kStart, 1);
+    RunOutputs outputs(run("old", 1));
     outputs.step(sample_step(1), 1);
     outputs.end("done", 1);
   }
-  const RunOutputs outputs(directory_, "new", kStart, 1);
+  const RunOutputs outputs(run("new", 1));
   EXPECT_EQ(events_of(directory_ / "run.jsonl").size(), 1u);
   EXPECT_EQ(text_of(directory_ / "config.cfg"), "new");
 }
@@ -101,7 +113,7 @@ TEST_F(RunOutputsTest, ANewRunReplacesTheFilesOfTheOld) {
 // A run killed in step 4 whose last checkpoint is of step 2.
 TEST_F(RunOutputsTest, GoesOnAfterTheStepOfACheckpoint) {
   {
-    RunOutputs killed(directory_, "old", kStart, 1);
+    RunOutputs killed(run("old", 1));
     for (int64_t step = 1; step <= 3; ++step) killed.step(sample_step(step), 5);
     killed.drift(sample_drift(3));
     killed.checkpoint(io::testing::sample_checkpoint(2));
@@ -111,7 +123,7 @@ TEST_F(RunOutputsTest, GoesOnAfterTheStepOfACheckpoint) {
   std::ofstream(directory_ / "run.jsonl", std::ios::app) << R"({"event": "st)";
   const io::ResumeRecord resume = io::testing::sample_resume(2);
   {
-    RunOutputs outputs(directory_, "new", kStart, resume, 1);
+    RunOutputs outputs(resumed("new", resume));
     EXPECT_EQ(order(), (Order{"start", "step 1", "step 2", "checkpoint 2", "resume 2"}));
     EXPECT_EQ(events_of(directory_ / "run.jsonl").back()["world_size"], resume.world_size);
     EXPECT_EQ(text_of(directory_ / "config.cfg"), "new");
@@ -138,7 +150,7 @@ TEST_F(RunOutputsTest, ACheckpointFromElsewhereBeginsALog) {
   for (const char* old : {"nothing", "", "{\"event\": \"sta"}) {
     std::filesystem::create_directories(directory_);
     if (old != std::string_view("nothing")) io::testing::write_text(directory_ / "run.jsonl", old);
-    RunOutputs outputs(directory_, "", kStart, io::testing::sample_resume(7), 1);
+    RunOutputs outputs(resumed("", io::testing::sample_resume(7)));
     outputs.step(sample_step(8), 8);
     EXPECT_EQ(order(), (Order{"start", "resume 7", "step 8"})) << old;
     std::filesystem::remove(directory_ / "run.jsonl");
@@ -148,15 +160,14 @@ TEST_F(RunOutputsTest, ACheckpointFromElsewhereBeginsALog) {
 TEST_F(RunOutputsTest, ADamagedLogEndsTheResumeAndStays) {
   std::filesystem::create_directories(directory_);
   io::testing::write_text(directory_ / "run.jsonl", "{}\n");
-  io::testing::expect_data_error(
-      [&] { RunOutputs(directory_, "", kStart, io::testing::sample_resume(7), 1); },
-      {"run.jsonl:1", "lacks event"});
+  io::testing::expect_data_error([&] { RunOutputs(resumed("", io::testing::sample_resume(7))); },
+                                 {"run.jsonl:1", "lacks event"});
   EXPECT_EQ(text_of(directory_ / "run.jsonl"), "{}\n");
 }
 
 TEST_F(RunOutputsTest, WhatPreventsRunH5DoesNotStopTheRun) {
   const std::filesystem::path h5 = directory_ / "run.h5";
-  RunOutputs outputs(directory_, "", kStart, 1);
+  RunOutputs outputs(run("", 1));
   std::filesystem::remove(h5);
   std::filesystem::create_directories(h5 / "in the way");
   outputs.step(sample_step(1), 1);
@@ -171,7 +182,7 @@ TEST_F(RunOutputsTest, WhatPreventsRunH5DoesNotStopTheRun) {
 
 TEST_F(RunOutputsTest, ItsEndBringsRunH5UpToDate) {
   {
-    RunOutputs outputs(directory_, "", kStart, 1);
+    RunOutputs outputs(run("", 1));
     outputs.step(sample_step(1), 2);
     EXPECT_TRUE(Reader(directory_ / "run.h5").column("step").empty());
   }  // as when an error ends the run
@@ -180,8 +191,9 @@ TEST_F(RunOutputsTest, ItsEndBringsRunH5UpToDate) {
 
 TEST_F(RunOutputsTest, ADirectoryThatCannotBeMadeIsADataError) {
   io::testing::write_text(scratch_ / "file", "");
-  io::testing::expect_data_error([&] { RunOutputs(scratch_ / "file/run", "", kStart, 1); },
-                                 {"output.dir", "file/run"});
+  RunDescription in_the_way = run("", 1);
+  in_the_way.directory = scratch_ / "file/run";
+  io::testing::expect_data_error([&] { RunOutputs{in_the_way}; }, {"output.dir", "file/run"});
 }
 
 TEST(PeakMemory, IsThatOfThisProcess) {
