@@ -83,12 +83,25 @@ check_start() {
     give_up "$((stalled - 1)) starts ended without a checkpoint newer than step $step, see above"
 }
 
+# Sets `code` to what the ranks wrote (rank.sh). The file lies where others may write: nothing but a
+# code that rank.sh writes is taken from it, and without one the ranks have not succeeded.
+read_code() {
+  local text=""
+  read -r text <"$code_file" || true
+  code=1
+  if [[ $text =~ ^(0|2|75)$ ]]; then
+    code=$text
+  else
+    say "the ranks left no exit code in $code_file"
+  fi
+}
+
 # Runs the ranks; sets `code`. Bash ends `wait` when a trapped signal arrives, and the ranks still
 # run then.
 run_ranks() {
   local launcher="" interrupted=yes
-  cancelled=no
-  : >"$code_file"
+  cancelled=no code=1
+  { rm -f "$code_file" && : >"$code_file"; } || give_up "cannot write $code_file"
   trap 'interrupted=yes; say "USR1: to the ranks"; kill -USR1 "$launcher" 2>/dev/null || true' USR1
   # The ranks or mpirun have it, too. A script that ended now would take their time to save.
   trap 'interrupted=yes; cancelled=yes' TERM
@@ -100,7 +113,7 @@ run_ranks() {
     wait "$launcher" || code=$?
   done
   trap - USR1
-  if ((code == 0)) && [[ -s $code_file ]]; then read -r code <"$code_file"; fi
+  if ((code == 0)); then read_code; fi
   rm -f "$code_file"
 }
 
@@ -140,6 +153,8 @@ run_stage() {
   [[ -n ${SLURM_JOB_ID-} ]] || die "not inside a job: use slurm/submit.sh $stage, or sbatch"
   load_site
   cpus_per_task=${SLURM_CPUS_PER_TASK:-1} restarts=${SLURM_RESTART_COUNT:-0}
+  [[ $restarts =~ ^(0|[1-9][0-9]{0,8})$ ]] ||
+    die "SLURM_RESTART_COUNT: expected a whole number, found '$restarts'"
   output=$(require_output "$@")
   step=$(newest_step "$output")
   mkdir -p "$VAX_LOGS" || die "$site: VAX_LOGS: cannot make the directory $VAX_LOGS in $PWD"

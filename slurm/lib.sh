@@ -48,7 +48,7 @@ check_settings() {
   require_match VAX_TIME '[0-9]+|([0-9]+-)?[0-9]+:[0-9]+(:[0-9]+)?|[0-9]+-[0-9]+' \
     "a time limit of Slurm, such as 24:00:00"
   require_match VAX_CPUS_PER_TASK "$count" "a whole number of at least 1"
-  require_match VAX_GPUS_PER_NODE '[0-9]{1,4}' "a whole number"
+  require_match VAX_GPUS_PER_NODE '0|[1-9][0-9]{0,3}' "a whole number"
   require_match VAX_MEMORY '|[0-9]+[KMGT]?' "memory of a node, such as 64G, or nothing"
   require_match VAX_PARTITION "|$word" "one word or nothing"
   require_match VAX_ACCOUNT "|$word" "one word or nothing"
@@ -59,7 +59,7 @@ check_settings() {
   require_match VAX_WARNING_S '[0-9]{1,4}|[1-5][0-9]{4}' "seconds, at most 59999"
   require_match VAX_CHECKPOINT_INTERVAL "$count" "a whole number of steps, at least 1"
   require_match VAX_CHECKPOINT_KEEP "$count" "a whole number of at least 1"
-  require_match VAX_MAX_REQUEUES '[0-9]{1,6}' "a whole number"
+  require_match VAX_MAX_REQUEUES '0|[1-9][0-9]{0,5}' "a whole number"
   require_match VAX_MAX_STALLED "$count" "a whole number of at least 1"
 }
 

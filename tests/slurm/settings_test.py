@@ -24,6 +24,8 @@ BAD_SETTINGS = {
     "VAX_WARNING_S=70000": ["VAX_WARNING_S", "70000"],
     "VAX_CHECKPOINT_INTERVAL=0": ["VAX_CHECKPOINT_INTERVAL", "'0'"],
     "VAX_MAX_REQUEUES=many": ["VAX_MAX_REQUEUES", "many"],
+    "VAX_MAX_REQUEUES=08": ["VAX_MAX_REQUEUES", "08"],
+    "VAX_GPUS_PER_NODE=08": ["VAX_GPUS_PER_NODE", "08"],
     "VAX_PARTITON=gpu": ["unknown setting VAX_PARTITON", "VAX_PARTITION"],
     "unset VAX_TIME": ["VAX_TIME", "''"],
     "VAX_NODES=(": ["could not read it"],
@@ -164,13 +166,54 @@ def check_progress(scripts):
                        (0, stalled))
 
 
+# Runs the ranks of a start (one, without a launcher) of a program that ends with $1; then $2 does
+# something to the file of its exit code. Prints the code that the job goes by.
+RUN_RANKS = """\
+set -euo pipefail
+source {slurm}/job.sh
+launch=(bash -c '"$@" && {{ {meddle}; }}' launcher)
+code_file={code_file} VAX_PREFIX=() VAX_PROGRAM=bash stage=-c options=("exit {code}")
+run_ranks
+echo "$code"
+"""
+
+
+def check_exit_codes(scripts):
+    """What stands in the file is text that others may have written; success must be said."""
+    planted = scripts.work / "planted"
+    file = scripts.work / "job.code"
+
+    def code_of(code, meddle="true", code_file=file):
+        done = scripts.run("bash", "-c", RUN_RANKS.format(
+            slurm=scripts.slurm, meddle=meddle, code_file=code_file, code=code))
+        return done.stdout.strip() or f"ended with {done.returncode}"
+
+    for code in (0, 2, 75, 3, 137):
+        scripts.expect(f"a program that ends with {code}", code_of(code), str(code))
+    for text in (f"a[$(touch {planted})]", "code", "00", "7", "-1", "2 75", ""):
+        meddle = f"echo {shlex.quote(text)} >{file}".replace("'", "'\\''")
+        scripts.expect(f"'{text}' as exit code", code_of(0, meddle), "1")
+    scripts.expect("an empty file", code_of(0, f": >{file}"), "1")
+    scripts.expect("text of the file was run", planted.exists(), False)
+    scripts.expect("no file left", code_of(0, f"rm {file}"), "1")
+    scripts.expect("a file that cannot be written", code_of(0, code_file=scripts.work / "no/file"),
+                   "ended with 1")
+    for code in (0, 2):
+        done = scripts.run(scripts.slurm / "rank.sh", scripts.work, "bash", "-c", f"exit {code}")
+        scripts.expect(f"a rank that cannot write {code}", done.returncode, code or 1)
+    done = scripts.run("env", "SLURM_JOB_ID=1", f"SLURM_RESTART_COUNT=a[$(touch {planted})]", "bash",
+                       "-c", f"source {scripts.slurm}/job.sh; run_stage align --output.dir out")
+    scripts.expect("SLURM_RESTART_COUNT", (done.returncode, planted.exists()), (2, False))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", required=True, type=Path, help="the repository")
     source = parser.parse_args().source
     with tempfile.TemporaryDirectory() as work:
         scripts = Scripts(source, Path(work))
-        for check in (check_settings, check_commands, check_chain, check_options, check_progress):
+        for check in (check_settings, check_commands, check_chain, check_options, check_progress,
+                      check_exit_codes):
             check(scripts)
     for failure in scripts.failures:
         print("FAILED", failure)
