@@ -158,7 +158,7 @@ __device__ __forceinline__ uint32_t pack(const float (&from)[2]) {
 }
 
 // 2 or 4 words that are read and written at once. A plain store of a CUDA vector became four (CUDA
-// 13.0); __stwb() is one.
+// 13.0); __stwb() is one, to global memory: a GPU faults where the address is of shared memory.
 #ifdef VAX_EMULATED_KERNELS
 template <int N>
 void load_words(const void* from, uint32_t (&to)[N]) {
@@ -167,6 +167,7 @@ void load_words(const void* from, uint32_t (&to)[N]) {
 }
 template <int N>
 void store_words(void* to, const uint32_t (&from)[N]) {
+  check_global(to);
   check_aligned(to, sizeof(from));
   std::memcpy(to, from, sizeof(from));
 }
@@ -188,7 +189,7 @@ __device__ __forceinline__ void store_words(void* to, const uint32_t (&from)[4])
 #endif
 
 // W elements to and from fp32, 16 bytes at a time (8 if there are no more). W is 1, 4 or 8.
-// REQUIRES rows_aligned().
+// REQUIRES rows_aligned(); for store() that `to` is global memory.
 template <int W, typename T>
 __device__ __forceinline__ void load(const T* from, float (&to)[W]) {
   if constexpr (W == 1) {

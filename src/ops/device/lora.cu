@@ -199,7 +199,9 @@ template <typename T, bool kWide>
 __global__ void __launch_bounds__(kUtxThreads)
     thin_utx(ThinArgs thin, ConstRows x, MaskSource mask, float factor, int64_t split_rows,
              float* to) {
-  VAX_SHARED(float, shared, [kUtxTeams][kUtxColumns]);
+  // Column c is at [c % kMaskGroup][c / kMaskGroup]; the 4 keep both orders, that of writing and
+  // that of reading, free of conflicts between banks.
+  VAX_SHARED(float, shared, [kUtxTeams][kMaskGroup][kUtxLanes + 4]);
   const MaskKey key = mask_key(mask);
   const unsigned lane = threadIdx.x % kUtxLanes, team = threadIdx.x / kUtxLanes;
   const int64_t first_rank = static_cast<int64_t>(blockIdx.x) * kUtxRanks;
@@ -225,12 +227,14 @@ __global__ void __launch_bounds__(kUtxThreads)
   for (int k = 0; k < kUtxRanks; ++k) {
     if (first_rank + k >= thin.rank) break;  // alike in all threads
     __syncthreads();
-    store(&shared[team][lane * kMaskGroup], sum[k]);
+#pragma unroll
+    for (int j = 0; j < kMaskGroup; ++j) shared[team][j][lane] = sum[k][j];
     __syncthreads();
     for (unsigned c = threadIdx.x; c < kUtxColumns; c += kUtxThreads) {
-      float total = shared[0][c];
+      const unsigned j = c % kMaskGroup, owner = c / kMaskGroup;
+      float total = shared[0][j][owner];
 #pragma unroll
-      for (int i = 1; i < kUtxTeams; ++i) total += shared[i][c];
+      for (int i = 1; i < kUtxTeams; ++i) total += shared[i][j][owner];
       if (first_col + c < thin.cols) to[(first_rank + k) * thin.cols + first_col + c] = total;
     }
   }

@@ -14,6 +14,7 @@
 #include <numeric>
 #include <random>
 #include <set>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -145,9 +146,17 @@ class Block {
   }
 
   void fill_shared(void* memory, size_t num_bytes) {
-    if (std::find(filled_.begin(), filled_.end(), memory) != filled_.end()) return;
-    filled_.push_back(memory);
+    if (is_shared(memory)) return;
+    shared_.emplace_back(static_cast<std::byte*>(memory), num_bytes);
     std::memset(memory, 0xff, num_bytes);
+  }
+
+  bool is_shared(const void* address) const {
+    const std::less_equal<> ordered;
+    const auto* const at = static_cast<const std::byte*>(address);
+    return std::any_of(shared_.begin(), shared_.end(), [&](std::span<const std::byte> one) {
+      return ordered(one.data(), at) && !ordered(one.data() + one.size(), at);
+    });
   }
 
  private:
@@ -209,7 +218,7 @@ class Block {
   std::vector<Warp> warps_;
   std::vector<Worker*> waiting_;
   std::deque<Worker*> ready_;
-  std::vector<void*> filled_;
+  std::vector<std::span<std::byte>> shared_;  // filled
   Worker* current_ = nullptr;
   std::exception_ptr error_;
   std::vector<std::unique_ptr<Worker>> workers_;  // first to go: their stacks refer to the rest
@@ -292,6 +301,10 @@ void check_argument(const void* argument, size_t num_bytes) {
 void sync_block() { running->wait_for_block(); }
 const uint64_t* exchange(uint64_t value) { return running->wait_for_warp(value); }
 void fill_shared(void* memory, size_t num_bytes) { running->fill_shared(memory, num_bytes); }
+void check_global(const void* address) {
+  VAX_CHECK(!running->is_shared(address), address,
+            " is shared memory, written by an instruction for global memory");
+}
 void check_aligned(const void* address, size_t num_bytes) {
   VAX_CHECK(reinterpret_cast<uintptr_t>(address) % num_bytes == 0, address,
             " is no place for an access of ", num_bytes, " bytes");

@@ -66,6 +66,8 @@ void sync_block();
 const uint64_t* exchange(uint64_t value);
 // Fills shared memory at the first call of a block.
 void fill_shared(void* memory, size_t num_bytes);
+// THROWS std::logic_error when the address lies in the block's shared memory.
+void check_global(const void* address);
 // THROWS std::logic_error unless the address is a multiple of num_bytes.
 void check_aligned(const void* address, size_t num_bytes);
 

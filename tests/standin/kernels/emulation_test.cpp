@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "ops/device/launch.h"
@@ -178,6 +179,30 @@ TEST_P(EmulationTest, VectorsBeginAtTheirMultiples) {
   launch(read_vector, dim3(1), dim3(32), nullptr, &from[0], &to[0]);
   EXPECT_EQ(to[3], 4);
   EXPECT_THROW(launch(read_vector, dim3(1), dim3(32), nullptr, &from[1], &to[0]), std::logic_error);
+}
+
+// The store of four words, into shared memory first if so asked.
+template <bool kThroughShared>
+__global__ void copy_words(const float* from, float* to) {
+  VAX_SHARED(float, held, [4]);
+  float values[4];
+  load(from, values);
+  if (kThroughShared) store(held, values);
+  store(to, values);
+  __syncthreads();
+}
+
+TEST_P(EmulationTest, StoresOfVectorsAreForGlobalMemory) {
+  alignas(16) float from[4] = {1, 2, 3, 4};
+  alignas(16) float to[4] = {};
+  launch(copy_words<false>, dim3(2), dim3(32), nullptr, &from[0], &to[0]);
+  EXPECT_EQ(to[3], 4);
+  try {
+    launch(copy_words<true>, dim3(2), dim3(32), nullptr, &from[0], &to[0]);
+    FAIL() << "shared memory was written";
+  } catch (const std::logic_error& e) {
+    EXPECT_NE(std::string(e.what()).find("is shared memory"), std::string::npos) << e.what();
+  }
 }
 
 TEST(EmulationLimitsTest, SizesThatNoGpuTakesAreRefused) {
