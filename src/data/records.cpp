@@ -15,14 +15,11 @@ bool is_blank(std::string_view line) {
 
 void parse_lines(std::string_view text, TextPlace place, const ReadOptions& options,
                  std::vector<Record>& records) {
-  while (!text.empty()) {
-    const size_t end = text.find('\n');
-    const std::string_view line = text.substr(0, end);
+  for (const std::string_view line : lines_of(text)) {
     if (is_blank(line))
       throw DataError(cat(place.path, ":", place.first_line,
                           ": the line is empty, expected one JSON object on every line"));
     parse_record_object(line, place, options, records);
-    text.remove_prefix(end == std::string_view::npos ? text.size() : end + 1);
     ++place.first_line;
   }
 }

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <system_error>
 #include <utility>
-#include <vector>
 
 #include "base/atomic_file.h"
 #include "base/error.h"
@@ -99,7 +98,21 @@ TextFile read_text_file(const fs::path& path, uint64_t max_bytes) {
     throw DataError(
         cat(path.string(), ": has ", file.text.size(), " bytes, expected at most ", max_bytes));
   require_utf8(file.text, path);
+  constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+  if (file.text.starts_with(kByteOrderMark)) file.text.erase(0, kByteOrderMark.size());
   return file;
+}
+
+std::vector<std::string_view> lines_of(std::string_view text) {
+  std::vector<std::string_view> lines;
+  while (!text.empty()) {
+    const size_t end = std::min(text.find('\n'), text.size());
+    std::string_view line = text.substr(0, end);
+    if (line.ends_with('\r')) line.remove_suffix(1);
+    lines.push_back(line);
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  return lines;
 }
 
 }  // namespace vax::data

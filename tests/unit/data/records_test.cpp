@@ -81,6 +81,30 @@ TEST_F(Records, LinesEndAtNewlineOnly) {
   EXPECT_EQ(file.records.at(0).instruction, "a\u2028b\u0085c");
 }
 
+TEST_F(Records, AByteOrderMarkIsNoText) {
+  const std::string mark = "\xEF\xBB\xBF";
+  const std::string row = R"({"instruction": "a", "output": "b"})";
+  for (const auto& [name, text] :
+       {std::pair("rows.jsonl", mark + row + "\r\n" + row),
+        std::pair("rows.json", mark + "[" + row + ",\r\n" + row + "]")}) {
+    const RecordFile file = read_records(directory_.write(name, text), {});
+    ASSERT_EQ(file.records.size(), 2u) << name;
+    EXPECT_EQ(file.records[0].instruction, "a") << name;
+    EXPECT_EQ(file.records[1].output, "b") << name;
+  }
+  EXPECT_EQ(read_text_file(directory_.write("template.txt", mark + "x" + mark), 100).text,
+            "x" + mark)
+      << "at the beginning only";
+}
+
+TEST(TextLines, EndInBothWays) {
+  using Lines = std::vector<std::string_view>;
+  EXPECT_EQ(lines_of("a\nb\r\n\n\r\nc"), (Lines{"a", "b", "", "", "c"}));
+  EXPECT_EQ(lines_of("a\n"), Lines{"a"});
+  EXPECT_EQ(lines_of("a\rb"), Lines{"a\rb"});
+  EXPECT_EQ(lines_of(""), Lines{});
+}
+
 TEST_F(Records, OutputIsRequiredOnlyForTraining) {
   const std::string row = R"({"instruction": "a"})";
   expect_bad("r.jsonl", kRows[0] + "\n" + row, {"r.jsonl:2: row 1", "\"output\" is missing"});

@@ -69,6 +69,18 @@ TEST(KeywordsJudge, TakesPhrasesOfAFile) {
   EXPECT_FALSE(phrases.found_in("anything"));
 }
 
+TEST(KeywordsJudge, AFileMayBeginWithAByteOrderMark) {
+  const TemporaryDirectory directory;
+  const auto path = directory.write("phrases.txt", "\xEF\xBB\xBFI refuse\r\nno way\r\n");
+  const RefusalPhrases phrases = RefusalPhrases::read(path);
+  EXPECT_EQ(phrases.size(), 2U);
+  EXPECT_TRUE(phrases.found_in("Well, I refuse to."));
+  EXPECT_TRUE(phrases.found_in("No way"));
+  expect_error<DataError>(
+      [&] { RefusalPhrases::read(directory.write("utf16.txt", "\xFF\xFEn\0o\0")); },
+      {"utf16.txt:1", "not valid UTF-8"});
+}
+
 TEST(KeywordsJudge, RefusesAFileWithoutPhrases) {
   const TemporaryDirectory directory;
   const auto path = directory.write("empty.txt", "\n \n");
