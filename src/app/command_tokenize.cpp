@@ -14,6 +14,11 @@
 namespace vax::app {
 namespace {
 
+// One line of the result. THROWS WriteError, so that nothing goes on for a reader that has gone.
+void print(const nlohmann::ordered_json& line) {
+  if (!(std::cout << line.dump() << '\n')) throw WriteError("cannot write to standard output");
+}
+
 void tokenize_lines(const Options& options, const data::Tokenizer& tokenizer) {
   std::string line;
   for (int64_t number = 1; std::getline(std::cin, line); ++number) {
@@ -21,7 +26,7 @@ void tokenize_lines(const Options& options, const data::Tokenizer& tokenizer) {
       throw DataError(cat("standard input:", number, ": not valid UTF-8"));
     std::vector<int64_t> ids = tokenizer.encode(line, options.data.parse_special);
     if (tokenizer.add_bos()) ids.insert(ids.begin(), tokenizer.bos_id());
-    std::cout << nlohmann::json(ids).dump() << '\n';
+    print(ids);
   }
 }
 
@@ -53,7 +58,7 @@ void show_samples(const Options& options, const data::Tokenizer& tokenizer) {
                                               : nlohmann::json(sample.ids[static_cast<size_t>(i)]));
     shown["labels"] = labels;
     shown["cut"] = sample.cut;
-    std::cout << shown.dump() << '\n';
+    print(shown);
   }
 }
 
@@ -67,7 +72,7 @@ void run_tokenize(const Session& session) {
       tokenize_lines(session.options, tokenizer);
     else
       show_samples(session.options, tokenizer);
-    std::cout.flush();
+    if (!std::cout.flush()) throw WriteError("cannot write to standard output");
   });
 }
 

@@ -10,8 +10,10 @@
 
 int main(int argc, char** argv) {
   using vax::app::ExitCode;
-  // A file-size limit shall be a failed write with a message, not a death.
+  // A file-size limit shall be a failed write with a message, not a death; nor shall the reader of
+  // the log (`| tee log`) take a run with it when it goes.
   std::signal(SIGXFSZ, SIG_IGN);
+  std::signal(SIGPIPE, SIG_IGN);
   try {
     if (vax::app::print_information(argc, argv)) return ExitCode::kDone;
     vax::dist::Environment environment(&argc, &argv);
