@@ -1,15 +1,31 @@
-# The CUDA toolkit for VAX_WITH_CUDA: the system's, the one of CMAKE_CUDA_COMPILER, or the wheels that
-# scripts/setup.sh --tests puts into the project's .venv (enough to compile and link without a GPU).
+# The CUDA toolkit for VAX_WITH_CUDA: that of CMAKE_CUDA_COMPILER or CUDACXX where one of them is given,
+# else the wheels (beside LibTorch's or in the project's .venv, where scripts/setup.sh --tests puts
+# them: enough to compile and link without a GPU), else the system's. Wheels come before the system,
+# so that all machines which have them build alike.
 #
-# Output  language CUDA, CUDA::cudart, vax_use_cuda(TARGET)
+# Output  language CUDA, CUDA::cudart, VAX_CUDA_INCLUDE_DIRS, VAX_CUDA_LIBRARY_DIR,
+#         vax_use_cuda(TARGET)
+get_filename_component(_libtorch_packages "${LibTorch_CPU_LIBRARY}/../../.." ABSOLUTE)
+file(GLOB _wheels "${_libtorch_packages}/nvidia/cu13"
+     "${PROJECT_SOURCE_DIR}/.venv/lib/python3*/site-packages/nvidia/cu13")
+set(_wheel "")  # whose nvcc compiles
 if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
-  find_program(_nvcc nvcc PATHS /usr/local/cuda/bin)
-  file(GLOB _wheel_nvcc "${PROJECT_SOURCE_DIR}/.venv/lib/python3*/site-packages/nvidia/cu13/bin/nvcc")
-  if(_nvcc)
-    set(CMAKE_CUDA_COMPILER "${_nvcc}")
-  elseif(_wheel_nvcc)
-    set(CMAKE_CUDA_COMPILER "${_wheel_nvcc}")
+  find_program(VAX_WHEEL_NVCC nvcc HINTS ${_wheels} PATH_SUFFIXES bin NO_DEFAULT_PATH)
+  mark_as_advanced(VAX_WHEEL_NVCC)
+  if(VAX_WHEEL_NVCC)
+    set(CMAKE_CUDA_COMPILER "${VAX_WHEEL_NVCC}")
+  else()
+    find_program(VAX_SYSTEM_NVCC nvcc PATHS /usr/local/cuda/bin)
+    mark_as_advanced(VAX_SYSTEM_NVCC)
+    if(VAX_SYSTEM_NVCC)
+      set(CMAKE_CUDA_COMPILER "${VAX_SYSTEM_NVCC}")
+    endif()
   endif()
+endif()
+if(VAX_WHEEL_NVCC AND CMAKE_CUDA_COMPILER STREQUAL VAX_WHEEL_NVCC)
+  get_filename_component(_wheel "${VAX_WHEEL_NVCC}/../.." ABSOLUTE)
+  # nvcc looks for its libraries in lib64, and the wheel has lib.
+  string(APPEND CMAKE_CUDA_FLAGS_INIT " -L${_wheel}/lib")
 endif()
 if(NOT CMAKE_CUDA_ARCHITECTURES)
   set(CMAKE_CUDA_ARCHITECTURES 80-real 90 CACHE STRING "GPUs to compile for")
@@ -25,24 +41,34 @@ set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 # The one runtime of a process is LibTorch's, below: not nvcc's static one beside it, which the wheels
 # do not have where the linker looks either.
 set(CMAKE_CUDA_RUNTIME_LIBRARY None)
-find_package(CUDAToolkit REQUIRED)
 
 if(NOT LibTorch_WITH_CUDA)
   message(FATAL_ERROR "VAX_WITH_CUDA: this LibTorch has no libtorch_cuda and libc10_cuda; "
                       "pass -DLIBTORCH_ROOT=DIR of one that has")
 endif()
 
-# The runtime that LibTorch loads: where LibTorch is a wheel its neighbour, which has no link
-# libcudart.so by which CUDAToolkit would know it; else the toolkit's.
-get_filename_component(_libtorch_packages "${LibTorch_CPU_LIBRARY}/../../.." ABSOLUTE)
+# CMake's own search for a toolkit knows no wheel: there is no libcudart.so without a number.
+if(_wheel)
+  set(VAX_CUDA_INCLUDE_DIRS "${_wheel}/include")
+  set(VAX_CUDA_LIBRARY_DIR "${_wheel}/lib")
+else()
+  find_package(CUDAToolkit REQUIRED)
+  set(VAX_CUDA_INCLUDE_DIRS ${CUDAToolkit_INCLUDE_DIRS})
+  set(VAX_CUDA_LIBRARY_DIR "${CUDAToolkit_LIBRARY_DIR}")
+endif()
+
+# The runtime that LibTorch loads: where LibTorch is a wheel its neighbour, else the toolkit's.
 file(GLOB _cudart "${_libtorch_packages}/nvidia/cu13/lib/libcudart.so.*"
      "${_libtorch_packages}/nvidia/cuda_runtime/lib/libcudart.so.*")
 if(NOT TARGET CUDA::cudart)
   add_library(CUDA::cudart SHARED IMPORTED)
   set_target_properties(CUDA::cudart PROPERTIES INTERFACE_INCLUDE_DIRECTORIES
-                                                "${CUDAToolkit_INCLUDE_DIRS}")
+                                                "${VAX_CUDA_INCLUDE_DIRS}")
   if(NOT _cudart)
-    message(FATAL_ERROR "VAX_WITH_CUDA: no libcudart in ${CUDAToolkit_LIBRARY_DIR}")
+    file(GLOB _cudart "${VAX_CUDA_LIBRARY_DIR}/libcudart.so.*")
+  endif()
+  if(NOT _cudart)
+    message(FATAL_ERROR "VAX_WITH_CUDA: no libcudart in ${VAX_CUDA_LIBRARY_DIR}")
   endif()
 endif()
 if(_cudart)

@@ -5,10 +5,10 @@
 get_filename_component(_libtorch_packages "${LibTorch_CPU_LIBRARY}/../../.." ABSOLUTE)
 set(_nccl_wheel "${_libtorch_packages}/nvidia/nccl")
 set(_nccl_hints ${NCCL_ROOT} $ENV{NCCL_ROOT} ${_nccl_wheel})
-find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${_nccl_hints} ${CUDAToolkit_INCLUDE_DIRS}
+find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${_nccl_hints} ${VAX_CUDA_INCLUDE_DIRS}
           PATH_SUFFIXES include)
 find_library(NCCL_LIBRARY NAMES nccl libnccl.so.2 NAMES_PER_DIR
-             HINTS ${_nccl_hints} ${CUDAToolkit_LIBRARY_DIR} PATH_SUFFIXES lib lib64)
+             HINTS ${_nccl_hints} ${VAX_CUDA_LIBRARY_DIR} PATH_SUFFIXES lib lib64)
 mark_as_advanced(NCCL_INCLUDE_DIR NCCL_LIBRARY)
 if(NCCL_INCLUDE_DIR)
   file(STRINGS "${NCCL_INCLUDE_DIR}/nccl.h" _nccl_version REGEX "#define NCCL_(MAJOR|MINOR|PATCH) ")
