@@ -17,9 +17,9 @@ namespace {
 
 train::ModelRequest request_of(const StepSettings& settings) {
   train::ModelRequest request;
-  request.model.dtype = settings.dtype;
+  request.model.dtype = choice_of<ModelDtype>(settings.dtype).value();
   request.train_base = !settings.lora();
-  request.probe_dtype = settings.probe;
+  request.probe_dtype = choice_of<ProbeDtype>(settings.probe).value();
   request.device = ops::device::current();
   request.on_device = ops::device::is_selected();
   return request;
@@ -27,7 +27,7 @@ train::ModelRequest request_of(const StepSettings& settings) {
 
 TrainOptions train_options(const StepSettings& settings) {
   TrainOptions options;
-  options.recompute = settings.recompute;
+  options.recompute = choice_of<Recompute>(settings.recompute).value();
   return options;
 }
 

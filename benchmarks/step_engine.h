@@ -9,7 +9,6 @@
 #include <string>
 #include <vector>
 
-#include "base/options.h"
 #include "base/packed_batch.h"
 #include "dist/comm/communicator.h"
 #include "dist/device/device_group.h"
@@ -21,6 +20,7 @@
 #include "train/optimizer.h"
 #include "train/sharded_weights.h"
 #include "train/step_method.h"
+#include "train/train_options.h"
 
 namespace vax::benchmarks {
 

@@ -71,7 +71,7 @@ void export_adapter(const io::CheckpointReader& checkpoint, const Options& optio
 constexpr int64_t kElementsAtOnce = int64_t{1} << 22;
 
 void export_model(const io::CheckpointReader& checkpoint, const Options& options) {
-  const bool bf16 = options.model.dtype == "bf16";
+  const bool bf16 = options.model.dtype == ModelDtype::kBf16;
   const auto target = bf16 ? io::TargetType::kBFloat16 : io::TargetType::kFloat32;
   std::vector<io::TensorToWrite> tensors;
   for_each_parameter(checkpoint, [&](const io::CheckpointMember& member, const auto& place) {
@@ -104,7 +104,7 @@ void export_model(const io::CheckpointReader& checkpoint, const Options& options
 
 void export_checkpoint(const io::CheckpointReader& checkpoint, const Options& options) {
   const Options trained = options_of(checkpoint);
-  if (trained.adapter.type == "lora")
+  if (trained.adapter.type == AdapterType::kLora)
     export_adapter(checkpoint, options, trained.adapter);
   else
     export_model(checkpoint, options);

@@ -1,7 +1,7 @@
 // The trained weights of a checkpoint in the form that other programs load.
 #pragma once
 
-#include "base/options.h"
+#include "app/options.h"
 #include "io/checkpoint_reader.h"
 
 namespace vax::app {

@@ -84,7 +84,7 @@ void write_model(const Options& options) {
                           init.vocab_size));
   const model::LlamaConfig config = model::make_llama_config(init);
   const FlatLayout layout = model::base_layout(config);
-  const bool bf16 = options.model.dtype == "bf16";
+  const bool bf16 = options.model.dtype == ModelDtype::kBf16;
   std::vector<io::TensorToWrite> tensors;
   for (const FlatUnit& unit : layout)
     for (const FlatGroup& group : unit.groups)

@@ -22,7 +22,7 @@ train::Layout layout_of(const Session& session) {
                           ranks, ", found ", per_node));
   return {.num_ranks = narrow<int>(ranks),
           .ranks_per_node = narrow<int>(per_node),
-          .on_device = session.options.runtime.device == "cuda"};
+          .on_device = session.options.runtime.device == DeviceChoice::kCuda};
 }
 
 void print_bytes(const char* name, int64_t bytes) {
@@ -71,8 +71,9 @@ void run_plan(const Session& session) {
     const train::ModelPlan model(
         request_of(options),
         model::read_llama_config(std::filesystem::path(options.model.path) / "config.json"),
-        adapter.type == "lora" ? model::make_lora_spec(adapter.r, adapter.alpha, adapter.targets)
-                               : model::LoraSpec{});
+        adapter.type == AdapterType::kLora
+            ? model::make_lora_spec(adapter.r, adapter.alpha, adapter.targets)
+            : model::LoraSpec{});
     const auto rows = static_cast<size_t>(options.train.global_batch);
     const train::Workload workload = train::workload_of(
         std::vector<int64_t>(rows, options.data.max_length),

@@ -32,7 +32,7 @@ void tokenize_lines(const Options& options, const data::Tokenizer& tokenizer) {
 
 // A row of data.path: its text, ids, and labels with null where nothing is predicted.
 void show_samples(const Options& options, const data::Tokenizer& tokenizer) {
-  const data::RecordFormat format = data::parse_record_format(options.data.format);
+  const data::RecordFormat format = options.data.format;
   const data::PromptTemplate prompt_template =
       data::PromptTemplate::named(options.data.template_name);
   const data::RecordFile file = data::read_records(options.data.path, {.format = format});

@@ -26,7 +26,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-bool trains_adapter(const Options& options) { return options.adapter.type == "lora"; }
+bool trains_adapter(const Options& options) { return options.adapter.type == AdapterType::kLora; }
 
 // An adapter that is gone on from brings its shape; an option that says otherwise is a mistake. The
 // options take over its values, so that the stored configuration says what was trained.
@@ -270,11 +270,14 @@ ExitCode run_training(const Session& session) {
   train::MemoryParts planned =
       planned_memory(session, *mesh.world, options, inputs.dataset, *state, meter);
   train::Trainer trainer(
-      {.options = options,
+      {.train = options.train,
+       .data = options.data,
        .mesh = mesh,
        .state = *state,
        .dataset = inputs.dataset,
        .dropout = trains_adapter(options) ? options.adapter.dropout : 0,
+       .graphs = options.runtime.graphs,
+       .rho = options.train.method == "vaccine" ? std::optional(options.vaccine.rho) : std::nullopt,
        .make_method =
            [&](const train::StepContext& context) { return make_method(options, context); },
        .measure_drift = drift_observer(options, meter, *state)});

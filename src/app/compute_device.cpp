@@ -10,8 +10,6 @@
 namespace vax::app {
 namespace {
 
-constexpr std::string_view kDevice = "cuda", kHost = "cpu";
-
 bool runs_model(const std::string& subcommand) {
   constexpr std::array<std::string_view, 5> kRunning = {"align", "finetune", "eval", "drift",
                                                         "generate"};
@@ -19,11 +17,11 @@ bool runs_model(const std::string& subcommand) {
 }
 
 bool wants_device(const Options& options) {
-  const std::string& asked = options.runtime.device;
-  if (options.subcommand == "plan") return asked == kDevice;
-  if (!runs_model(options.subcommand) || asked == kHost) return false;
+  const DeviceChoice asked = options.runtime.device;
+  if (options.subcommand == "plan") return asked == DeviceChoice::kCuda;
+  if (!runs_model(options.subcommand) || asked == DeviceChoice::kCpu) return false;
   if (ops::device::count() > 0) return true;
-  if (asked == kDevice)
+  if (asked == DeviceChoice::kCuda)
     throw ConfigError(
         cat("runtime.device: expected auto or cpu (", ops::device::why_none(), "), found cuda"));
   return false;
@@ -34,18 +32,18 @@ bool wants_device(const Options& options) {
 void choose_device(Options& options) {
   const bool device = wants_device(options);
   if (device) {
-    options.runtime.device = kDevice;
-    if (options.model.dtype.empty()) options.model.dtype = "bf16";
+    options.runtime.device = DeviceChoice::kCuda;
+    if (options.model.dtype == ModelDtype::kDefault) options.model.dtype = ModelDtype::kBf16;
     return;
   }
-  if (options.vaccine.probe_dtype == "fp8")
+  if (options.vaccine.probe_dtype == ProbeDtype::kFp8)
     throw ConfigError("vaccine.probe_dtype: expected same or bf16 on a CPU, found fp8");
-  if (options.runtime.graphs == "on")
+  if (options.runtime.graphs == Graphs::kOn)
     throw ConfigError("runtime.graphs: expected auto or off on a CPU, found on");
 }
 
 ComputeDevice select_device(const Options& options, int local_rank) {
-  if (options.runtime.device != kDevice || options.subcommand == "plan") return {};
+  if (options.runtime.device != DeviceChoice::kCuda || options.subcommand == "plan") return {};
   const int index = local_rank % ops::device::count();
   ops::device::select(index);
   return {.device = ops::device::current(),

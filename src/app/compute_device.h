@@ -5,7 +5,7 @@
 
 #include <optional>
 
-#include "base/options.h"
+#include "app/options.h"
 #include "dist/device/device_group.h"
 
 namespace vax::app {

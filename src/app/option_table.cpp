@@ -1,4 +1,4 @@
-// The rows of the option table. Defaults are not repeated here: they are those of base/options.h.
+// The rows of the option table. Defaults are not repeated here: they are those of the structs.
 #include "app/option_table.h"
 
 #include <algorithm>
@@ -39,6 +39,8 @@ class SectionRows {
     row.is_list = ValueTraits<T>::is_list;
     row.may_be_unset = is_unset(Section{}.*member);
     row.rule = std::move(rule);
+    if constexpr (Choice<typename ValueTraits<T>::Item>)
+      row.rule.choices = one_of_words<typename ValueTraits<T>::Item>().choices;
     row.assign = [section = section_, member, accepted = row.rule, may_be_unset = row.may_be_unset](
                      Options& options, std::string_view text) {
       T& target = (options.*section).*member;
@@ -85,15 +87,14 @@ void add_model(std::vector<OptionRow>& rows) {
   SectionRows model(rows, "model", &Options::model, kWeightUsers);
   model.add("path", &M::path, any_value(), "Hugging Face directory of the model",
             {.used_by = kWeightUsers | kTokenize | kPlan});
-  model.add("dtype", &M::dtype, one_of({"fp32", "bf16"}), "frozen weights and products",
+  model.add("dtype", &M::dtype, any_value(), "frozen weights and products",
             {.unset = "by device", .used_by = kWeightUsers | kInit | kPlan});
 }
 
 void add_adapter(std::vector<OptionRow>& rows) {
   using A = AdapterOptions;
   SectionRows adapter(rows, "adapter", &Options::adapter, kTraining);
-  adapter.add("type", &A::type, one_of({"lora", "none"}), "LoRA factors or, for none, every weight",
-              kPlanned);
+  adapter.add("type", &A::type, any_value(), "LoRA factors or, for none, every weight", kPlanned);
   adapter.add("r", &A::r, at_least(1), "rank of the LoRA factors", kPlanned);
   adapter.add("alpha", &A::alpha, above(0), "LoRA scale: the factors' product times alpha / r");
   adapter.add("dropout", &A::dropout, from_up_to(0, 1),
@@ -116,7 +117,7 @@ void add_data(std::vector<OptionRow>& rows) {
   constexpr SubcommandSet kSlicers = kTraining | kGenerate | kTokenize;
   data.add("path", &D::path, any_value(), "JSON or JSON lines file, also .gz",
            {.used_by = kReaders});
-  data.add("format", &D::format, one_of({"alpaca", "text"}), "fields of a row");
+  data.add("format", &D::format, any_value(), "fields of a row");
   data.add("template", &D::template_name, template_rule(), "prompt");
   data.add("parse_special", &D::parse_special, any_value(),
            "\"</s>\" in a row's text is the control token");
@@ -148,12 +149,10 @@ void add_train(std::vector<OptionRow>& rows) {
   train.add("beta1", &T::beta1, from_up_to(0, 1), "AdamW: decay of the mean gradient");
   train.add("beta2", &T::beta2, from_up_to(0, 1), "AdamW: decay of the mean squared gradient");
   train.add("eps", &T::eps, above(0), "AdamW: added to the denominator");
-  train.add("schedule", &T::schedule, one_of({"cosine", "linear", "constant"}),
-            "rate after warm-up");
+  train.add("schedule", &T::schedule, any_value(), "rate after warm-up");
   train.add("warmup_ratio", &T::warmup_ratio, between(0, 1), "share of the steps that warm up");
   train.add("clip", &T::clip, at_least(0), "largest L2 norm of the gradient; 0: no clipping");
-  train.add("recompute", &T::recompute, one_of({"none", "pass2", "all"}),
-            "activations computed again", kPlanned);
+  train.add("recompute", &T::recompute, any_value(), "activations computed again", kPlanned);
   train.add("seed", &T::seed, any_value(), "of the initial adapter, the order of rows and dropout");
 }
 
@@ -161,29 +160,23 @@ void add_vaccine(std::vector<OptionRow>& rows) {
   using V = VaccineOptions;
   SectionRows vaccine(rows, "vaccine", &Options::vaccine, kTraining | kPlan);
   vaccine.add("rho", &V::rho, at_least(0), "L2 norm of the perturbation; 0: none, equals sft");
-  vaccine.add("norm_scope", &V::norm_scope, one_of({"global", "rank", "micro"}),
-              "where the norm is summed");
-  vaccine.add("direction", &V::direction, one_of({"token", "shared"}),
-              "one vector a token or a layer");
+  vaccine.add("norm_scope", &V::norm_scope, any_value(), "where the norm is summed");
+  vaccine.add("direction", &V::direction, any_value(), "one vector a token or a layer");
   vaccine.add("interval", &V::interval, at_least(1),
               "two passes every interval-th step, one in the others");
   vaccine.add("layers", &V::layers, distinct(at_least(0)),
               "perturbed layers, counted from 0 (list)", {.unset = "all"});
-  vaccine.add("probe_dtype", &V::probe_dtype, one_of({"same", "bf16", "fp8"}),
-              "arithmetic of pass 1; fp8: GPU");
+  vaccine.add("probe_dtype", &V::probe_dtype, any_value(), "arithmetic of pass 1; fp8: GPU");
   vaccine.add("probe_check_interval", &V::probe_check_interval, at_least(0),
               "steps between checks of such a pass 1; 0: never");
-  vaccine.add("dropout_mask", &V::dropout_mask, one_of({"same", "fresh"}),
-              "masks of pass 1 against pass 2's");
+  vaccine.add("dropout_mask", &V::dropout_mask, any_value(), "masks of pass 1 against pass 2's");
 }
 
 void add_shard(std::vector<OptionRow>& rows) {
   using S = ShardOptions;
   SectionRows shard(rows, "shard", &Options::shard, kWeightUsers | kPlan);
-  shard.add("frozen", &S::frozen, one_of({"replicate", "node", "full"}),
-            "where frozen weights lie");
-  shard.add("trainable", &S::trainable, one_of({"replicate", "node", "full"}),
-            "where trained weights lie");
+  shard.add("frozen", &S::frozen, any_value(), "where frozen weights lie");
+  shard.add("trainable", &S::trainable, any_value(), "where trained weights lie");
   shard.add("group_size", &S::group_size, at_least(1),
             "ranks a weight is spread over; divides their number", {.unset = "all ranks"});
   shard.add("residency_gib", &S::residency_gib, at_least(0),
@@ -212,11 +205,10 @@ void add_eval(std::vector<OptionRow>& rows) {
   SectionRows eval(rows, "eval", &Options::eval, kEval);
   eval.add("harmful_path", &E::harmful_path, any_value(), "harmful prompts: harmful_score");
   eval.add("task_path", &E::task_path, any_value(), "task items: accuracy");
-  eval.add("task", &E::task, one_of({"label", "sst2", "agnews", "gsm8k"}),
-           "how an answer is compared");
+  eval.add("task", &E::task, any_value(), "how an answer is compared");
   eval.add("alignment_path", &E::alignment_path, any_value(), "safe answers: alignment_loss");
   eval.add("benign_path", &E::benign_path, any_value(), "harmless prompts: over_refusal");
-  eval.add("judge", &E::judge, one_of({"match", "keywords"}), "who decides what is harmful");
+  eval.add("judge", &E::judge, any_value(), "who decides what is harmful");
   eval.add("judge_path", &E::judge_path, any_value(), "keywords: file of refusal words, one a line",
            {.unset = "built in"});
   eval.add("max_new_tokens", &E::max_new_tokens, at_least(1), "longest answer, in token ids",
@@ -238,7 +230,7 @@ void add_checkpoint(std::vector<OptionRow>& rows) {
                  {.unset = "for lora", .used_by = kTraining | kPlan});
   checkpoint.add("path", &C::path, any_value(), "step-NNNNNN directory whose weights are exported",
                  {.used_by = kExport});
-  checkpoint.add("signals", &C::signals, distinct(one_of({"USR1", "USR2", "TERM", "INT", "HUP"})),
+  checkpoint.add("signals", &C::signals, distinct(any_value()),
                  "signals that ask for a checkpoint and a stop (list)", {.unset = "none"});
   checkpoint.add("stop_limit_s", &C::stop_limit_s, above(0),
                  "time from such a signal to a forced end");
@@ -253,12 +245,12 @@ void add_output_and_runtime(std::vector<OptionRow>& rows) {
   SectionRows runtime(rows, "runtime", &Options::runtime, kWeightUsers);
   runtime.add("threads", &RuntimeOptions::threads, at_least(1),
               "of a rank; by cores: cores / ranks of the node", {.unset = "by cores"});
-  runtime.add("device", &RuntimeOptions::device, one_of({"auto", "cpu", "cuda"}),
-              "where tensors live", {.used_by = kWeightUsers | kPlan});
-  runtime.add("progress", &RuntimeOptions::progress, one_of({"thread", "poll"}),
+  runtime.add("device", &RuntimeOptions::device, any_value(), "where tensors live",
+              {.used_by = kWeightUsers | kPlan});
+  runtime.add("progress", &RuntimeOptions::progress, any_value(),
               "who moves messages on during compute");
-  runtime.add("graphs", &RuntimeOptions::graphs, one_of({"auto", "on", "off"}),
-              "capture and replay passes (GPU)", {.used_by = kTraining});
+  runtime.add("graphs", &RuntimeOptions::graphs, any_value(), "capture and replay passes (GPU)",
+              {.used_by = kTraining});
   runtime.add("timeout_s", &RuntimeOptions::timeout_s, at_least(0),
               "longest wait for other ranks; 0: for ever");
 }

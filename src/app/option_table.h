@@ -1,7 +1,7 @@
 // Every option of the program, one row each: name, member of vax::Options, legal values, meaning
 // and the subcommands that use it. Parsing, help, the resolved configuration and the tests all walk
-// these rows, so adding an option is adding one row (and its member in base/options.h, where its
-// default stands).
+// these rows, so adding an option is adding one row (and its member in its section's struct, where
+// its default stands).
 #pragma once
 
 #include <functional>
@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "app/option_value.h"
+#include "app/options.h"
 #include "app/subcommands.h"
-#include "base/options.h"
 
 namespace vax::app {
 

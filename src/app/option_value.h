@@ -14,6 +14,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "base/choice.h"
 #include "base/error.h"
 
 namespace vax::app {
@@ -38,6 +39,13 @@ Rule above(double low);
 Rule between(double low, double high);         // [low, high]
 Rule from_up_to(double low, double excluded);  // [low, excluded)
 Rule one_of(std::vector<std::string> choices);
+template <Choice T>
+Rule one_of_words() {
+  Rule rule;
+  for (const std::string_view word : words_of(T{}))
+    if (!word.empty()) rule.choices.emplace_back(word);
+  return rule;
+}
 
 // "an integer, at least 1", "one of sft, vaccine": completes "expected ".
 std::string expected_text(ValueKind kind, bool is_list, const Rule& rule);
@@ -49,17 +57,32 @@ bool read_value(std::string_view text, const Rule& rule, int64_t& value);
 bool read_value(std::string_view text, const Rule& rule, uint64_t& value);
 bool read_value(std::string_view text, const Rule& rule, double& value);
 bool read_value(std::string_view text, const Rule& rule, bool& value);
+template <Choice T>
+bool read_value(std::string_view text, const Rule&, T& value) {
+  const std::optional<T> choice = choice_of<T>(text);
+  if (!choice || text.empty()) return false;
+  value = *choice;
+  return true;
+}
 
 std::string value_text(const std::string& value);
 std::string value_text(int64_t value);
 std::string value_text(uint64_t value);
 std::string value_text(double value);
 std::string value_text(bool value);
+template <Choice T>
+std::string value_text(T value) {
+  return std::string(word_of(value));
+}
 
 // JSON text of a scalar.
 std::string value_json(const std::string& value);
 template <typename T>
 requires std::is_arithmetic_v<T> std::string value_json(T value) { return value_text(value); }
+template <Choice T>
+std::string value_json(T value) {
+  return value_json(value_text(value));
+}
 
 std::string join(std::span<const std::string> words, std::string_view separator);
 
@@ -89,7 +112,7 @@ struct ValueTraits<std::vector<T>> {
 template <typename T>
 constexpr ValueKind value_kind() {
   using Item = typename ValueTraits<T>::Item;
-  if constexpr (std::same_as<Item, std::string>) return ValueKind::kText;
+  if constexpr (std::same_as<Item, std::string> || Choice<Item>) return ValueKind::kText;
   if constexpr (std::same_as<Item, bool>) return ValueKind::kBoolean;
   if constexpr (std::same_as<Item, double>) return ValueKind::kNumber;
   if constexpr (std::same_as<Item, uint64_t>) return ValueKind::kUnsigned;
@@ -103,6 +126,8 @@ bool is_unset(const T& value) {
     return !value.has_value();
   else if constexpr (requires { value.empty(); })
     return value.empty();
+  else if constexpr (Choice<T>)
+    return word_of(value).empty();
   else
     return false;
 }

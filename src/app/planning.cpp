@@ -8,13 +8,13 @@
 namespace vax::app {
 
 train::ModelRequest request_of(const Options& options) {
-  const bool trains_adapter = options.adapter.type == "lora";
+  const bool trains_adapter = options.adapter.type == AdapterType::kLora;
   train::ModelRequest request{.model = options.model,
                               .merge = options.adapter.merge,
                               .shard = options.shard,
                               .train_base = !trains_adapter,
                               .seed = options.train.seed,
-                              .on_device = options.runtime.device == "cuda"};
+                              .on_device = options.runtime.device == DeviceChoice::kCuda};
   if (options.train.method == "vaccine") request.probe_dtype = options.vaccine.probe_dtype;
   if (trains_adapter) request.adapter = options.adapter;
   return request;

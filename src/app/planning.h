@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "base/options.h"
+#include "app/options.h"
 #include "data/dataset.h"
 #include "io/run_records.h"
 #include "train/step_plan.h"

@@ -110,8 +110,8 @@ ExitCode run_program(int argc, const char* const* argv, const dist::Environment&
   train::count_tensor_memory();
   set_threads(options, environment);
   const dist::Communicator world = dist::Communicator::world(
-      {.progress =
-           options.runtime.progress == "thread" ? dist::Progress::kThread : dist::Progress::kPoll,
+      {.progress = options.runtime.progress == Progress::kThread ? dist::Progress::kThread
+                                                                 : dist::Progress::kPoll,
        .timeout_s = options.runtime.timeout_s});
   ComputeDevice device;
   together(world, [&] { device = select_device(options, environment.local_rank()); });

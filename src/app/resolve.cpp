@@ -54,12 +54,13 @@ void check_training(const CommandLine& command_line) {
     throw ConfigError(cat(shown(command_line, "data.harmful_ratio"),
                           " needs data.harmful_path: the file that these rows come from"));
   }
-  if (options.adapter.type == "none" && options.checkpoint.adapter_only.value_or(false)) {
+  if (options.adapter.type == AdapterType::kNone &&
+      options.checkpoint.adapter_only.value_or(false)) {
     throw ConfigError(cat(shown(command_line, "checkpoint.adapter_only"),
                           " needs adapter.type lora, found none (",
                           command_line.where("adapter.type"), "): every weight is trained"));
   }
-  if (options.adapter.type == "none" && !options.adapter.init.empty()) {
+  if (options.adapter.type == AdapterType::kNone && !options.adapter.init.empty()) {
     throw ConfigError(cat(shown(command_line, "adapter.init"),
                           " needs adapter.type lora, found none (",
                           command_line.where("adapter.type"),

@@ -2,7 +2,7 @@
 // options but no file and no rank. Runs once after parse(), before app/validate.h.
 #pragma once
 
-#include "app/options.h"
+#include "app/command_line.h"
 
 namespace vax::app {
 

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "base/options.h"
+#include "app/options.h"
 
 namespace vax::app {
 

@@ -5,9 +5,9 @@
 #include <stdexcept>
 #include <string>
 
+#include "app/command_line.h"
 #include "app/compute_device.h"
 #include "app/options.h"
-#include "base/options.h"
 #include "dist/comm/communicator.h"
 #include "dist/comm/environment.h"
 

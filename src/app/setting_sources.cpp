@@ -18,7 +18,7 @@ namespace {
 namespace po = boost::program_options;
 
 // Every option takes any number of words, none included: how many are right depends on its type,
-// and app/options.cpp can say so better than Boost.
+// and app/command_line.cpp can say so better than Boost.
 po::options_description describe(const std::vector<std::string>& names) {
   po::options_description description;
   for (const std::string& name : names) {

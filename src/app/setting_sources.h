@@ -1,6 +1,6 @@
 // Where settings come from, as text: the command line and configuration files. Syntax only, read by
 // Boost.Program_options (its headers are confined to setting_sources.cpp); what a value means is
-// for app/options.h.
+// for app/command_line.h.
 #pragma once
 
 #include <filesystem>

@@ -2,7 +2,7 @@
 // read nothing but directory entries and change nothing, so they run before any allocation.
 #pragma once
 
-#include "base/options.h"
+#include "app/options.h"
 
 namespace vax::app {
 

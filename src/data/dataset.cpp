@@ -18,7 +18,7 @@ class DatasetBuilder {
   DatasetBuilder(const DataOptions& options, const Tokenizer& tokenizer)
       : tokenizer_(tokenizer),
         template_(PromptTemplate::named(options.template_name)),
-        sample_options_{.format = parse_record_format(options.format),
+        sample_options_{.format = options.format,
                         .parse_special = options.parse_special,
                         .max_length = options.max_length} {
     if (options.max_length < 1)

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "base/options.h"
+#include "data/data_options.h"
 #include "data/sample.h"
 #include "data/tokenizer.h"
 

@@ -26,12 +26,6 @@ void parse_lines(std::string_view text, TextPlace place, const ReadOptions& opti
 
 }  // namespace
 
-RecordFormat parse_record_format(std::string_view name) {
-  if (name == "alpaca") return RecordFormat::kAlpaca;
-  if (name == "text") return RecordFormat::kText;
-  throw ConfigError(cat("data.format: expected alpaca or text, found '", name, "'"));
-}
-
 RecordFile read_records(const fs::path& path, const ReadOptions& options) {
   const fs::path name = path.extension() == ".gz" ? path.stem() : path.filename();
   const bool is_array = name.extension() == ".json";

@@ -4,6 +4,7 @@
 // checked, text is valid UTF-8. Fields that are not named here are ignored.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <string>
@@ -17,8 +18,9 @@ enum class RecordFormat {
   kText,    // {"text"}
 };
 
-// "alpaca" or "text". THROWS ConfigError (data.format) for anything else.
-RecordFormat parse_record_format(std::string_view name);
+constexpr auto words_of(RecordFormat) {
+  return std::to_array<std::string_view>({"alpaca", "text"});
+}
 
 struct Record {
   int64_t row = 0;  // 0-based, in the file

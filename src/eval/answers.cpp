@@ -95,7 +95,7 @@ data::Share batch_of(int64_t num_rows, int rank, int world_size, int64_t round, 
 }  // namespace
 
 PromptSet load_prompts(const EvalInputs& inputs, const PromptFile& file) {
-  const data::SampleOptions options{.format = data::parse_record_format(inputs.data.format),
+  const data::SampleOptions options{.format = inputs.data.format,
                                     .parse_special = inputs.data.parse_special};
   const auto prompt_template = data::PromptTemplate::named(inputs.data.template_name);
   PromptSet set{.name = file.name, .path = file.path.string()};

@@ -12,10 +12,11 @@
 #include <string_view>
 #include <vector>
 
-#include "base/options.h"
+#include "data/data_options.h"
 #include "data/records.h"
 #include "data/tokenizer.h"
 #include "dist/comm/collectives.h"
+#include "eval/eval_options.h"
 #include "model/llama.h"
 #include "model/weights.h"
 

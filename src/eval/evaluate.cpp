@@ -150,9 +150,8 @@ void append(std::vector<Answer>& all, std::vector<Answer> more) {
 
 EvalFiles load_eval_files(const EvalInputs& inputs) {
   const EvalOptions& options = inputs.eval;
-  EvalFiles files{.judge = make_judge(options),
-                  .phrases = refusal_phrases(options),
-                  .task = parse_task(options.task)};
+  EvalFiles files{
+      .judge = make_judge(options), .phrases = refusal_phrases(options), .task = options.task};
   files.harmful = load_if(inputs, "harmful", options.harmful_path, false);
   files.tasks = load_if(inputs, "task", options.task_path, true);
   files.benign = load_if(inputs, "benign", options.benign_path, false);

@@ -116,9 +116,8 @@ RefusalPhrases refusal_phrases(const EvalOptions& options) {
 }
 
 std::unique_ptr<Judge> make_judge(const EvalOptions& options) {
-  if (options.judge == "match") return std::make_unique<MatchJudge>();
-  if (options.judge == "keywords") return std::make_unique<KeywordsJudge>(refusal_phrases(options));
-  throw ConfigError(cat("eval.judge: expected match or keywords, found '", options.judge, "'"));
+  if (options.judge == JudgeKind::kMatch) return std::make_unique<MatchJudge>();
+  return std::make_unique<KeywordsJudge>(refusal_phrases(options));
 }
 
 }  // namespace vax::eval

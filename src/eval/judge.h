@@ -10,8 +10,8 @@
 #include <utility>
 #include <vector>
 
-#include "base/options.h"
 #include "data/records.h"
+#include "eval/eval_options.h"
 
 namespace vax::eval {
 
@@ -70,7 +70,6 @@ bool is_refusal(const data::Record& row, std::string_view answer, const RefusalP
 
 // The list of eval.judge_path, or the built-in one.
 RefusalPhrases refusal_phrases(const EvalOptions& options);
-// THROWS ConfigError for an unknown eval.judge.
 std::unique_ptr<Judge> make_judge(const EvalOptions& options);
 
 }  // namespace vax::eval

@@ -100,14 +100,6 @@ std::string_view after_mark(std::string_view text) {
 
 }  // namespace
 
-Task parse_task(std::string_view name) {
-  if (name == "label") return Task::kLabel;
-  if (name == "sst2") return Task::kSst2;
-  if (name == "agnews") return Task::kAgNews;
-  if (name == "gsm8k") return Task::kGsm8k;
-  throw ConfigError(cat("eval.task: expected label, sst2, agnews or gsm8k, found '", name, "'"));
-}
-
 void check_task_row(Task task, const data::Record& row, const std::string& file) {
   switch (task) {
     case Task::kLabel:

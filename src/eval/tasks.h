@@ -3,6 +3,7 @@
 // the row's output.
 #pragma once
 
+#include <array>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -18,8 +19,9 @@ enum class Task {
   kGsm8k,   // correct: the answer's number equals that of the row's output
 };
 
-// "label", "sst2", "agnews" or "gsm8k". THROWS ConfigError (eval.task) for anything else.
-Task parse_task(std::string_view name);
+constexpr auto words_of(Task) {
+  return std::to_array<std::string_view>({"label", "sst2", "agnews", "gsm8k"});
+}
 
 struct TaskScore {
   bool correct = false;

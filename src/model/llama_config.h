@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "base/options.h"
+#include "model/init_options.h"
 
 namespace vax::model {
 

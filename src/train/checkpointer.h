@@ -20,9 +20,9 @@
 #include <string>
 #include <vector>
 
-#include "base/options.h"
 #include "dist/comm/communicator.h"
 #include "io/checkpoint_file.h"
+#include "train/checkpoint_options.h"
 #include "train/mesh.h"
 #include "train/run_outputs.h"
 #include "train/run_state.h"

@@ -18,9 +18,14 @@ double learning_rate(const TrainOptions& options, int64_t update, int64_t num_st
              n = static_cast<double>(num_steps);
   if (update < warmup) return options.lr * u / std::max(1.0, w);
   const double rest = std::max(1.0, n - w);
-  if (options.schedule == "constant") return options.lr;
-  if (options.schedule == "linear") return options.lr * std::max(0.0, (n - u) / rest);
-  VAX_CHECK(options.schedule == "cosine", options.schedule);
+  switch (options.schedule) {
+    case Schedule::kConstant:
+      return options.lr;
+    case Schedule::kLinear:
+      return options.lr * std::max(0.0, (n - u) / rest);
+    case Schedule::kCosine:
+      break;
+  }
   return options.lr * std::max(0.0, 0.5 * (1 + std::cos(std::numbers::pi * (u - w) / rest)));
 }
 

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "base/options.h"
+#include "train/train_options.h"
 
 namespace vax::train {
 

@@ -38,7 +38,8 @@ void check_equal_nodes(dist::Collectives& world, const dist::Communicator& node)
 }  // namespace
 
 void check_placements(const ShardOptions& shard, bool on_device) {
-  if (!on_device || (shard.frozen != "node" && shard.trainable != "node")) return;
+  if (!on_device || (shard.frozen != Placement::kNode && shard.trainable != Placement::kNode))
+    return;
   throw ConfigError(
       "shard.frozen, shard.trainable: expected full or replicate on a GPU (ranks share the memory "
       "of "
@@ -49,8 +50,9 @@ Mesh make_mesh(const dist::Communicator& world, const dist::Communicator& node,
                const ShardOptions& shard, bool probe_is_trainable,
                const dist::DeviceContext* device) {
   Mesh mesh{.world = world.make_collectives("world"), .calls = world.calls()};
-  const bool frozen_on_node = shard.frozen == "node" || (shard.frozen == "replicate" && !device);
-  const bool trainable_on_node = shard.trainable == "node";
+  const bool frozen_on_node =
+      shard.frozen == Placement::kNode || (shard.frozen == Placement::kReplicate && !device);
+  const bool trainable_on_node = shard.trainable == Placement::kNode;
   check_placements(shard, device != nullptr);
   if (trainable_on_node) check_equal_nodes(*mesh.world, node);
   const Axes full = full_axes(world, shard);

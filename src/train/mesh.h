@@ -14,11 +14,11 @@
 #include <memory>
 #include <optional>
 
-#include "base/options.h"
 #include "dist/comm/call_log.h"
 #include "dist/comm/collectives.h"
 #include "dist/comm/communicator.h"
 #include "dist/device/device_group.h"
+#include "train/shard_options.h"
 
 namespace vax::train {
 

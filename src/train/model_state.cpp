@@ -54,9 +54,7 @@ void divide_residency(double residency_gib, ModelPlan& plan) {
 }  // namespace
 
 at::ScalarType compute_dtype_of(const ModelOptions& options) {
-  if (options.dtype == "bf16") return at::kBFloat16;
-  VAX_CHECK(options.dtype.empty() || options.dtype == "fp32", options.dtype);
-  return at::kFloat;
+  return options.dtype == ModelDtype::kBf16 ? at::kBFloat16 : at::kFloat;
 }
 
 ModelPlan::ModelPlan(const ModelRequest& request, const model::LlamaConfig& config,
@@ -64,9 +62,9 @@ ModelPlan::ModelPlan(const ModelRequest& request, const model::LlamaConfig& conf
     : train_base(request.train_base) {
   const at::ScalarType compute = compute_dtype_of(request.model);
   llama = std::make_unique<model::Llama>(config, lora, train_base, compute, request.device);
-  probe_is_fp8 = request.probe_dtype == "fp8";
+  probe_is_fp8 = request.probe_dtype == ProbeDtype::kFp8;
   probe_shares_weights = probe_is_fp8 && compute == at::kBFloat16;
-  if (probe_is_fp8 || (request.probe_dtype == "bf16" && compute != at::kBFloat16))
+  if (probe_is_fp8 || (request.probe_dtype == ProbeDtype::kBf16 && compute != at::kBFloat16))
     probe = std::make_unique<model::Llama>(config, lora, train_base, at::kBFloat16, request.device);
   if (config.tie_word_embeddings) nesting = {.outer = llama->head_unit(), .inner = 0};
 
@@ -77,11 +75,11 @@ ModelPlan::ModelPlan(const ModelRequest& request, const model::LlamaConfig& conf
   frozen_units = trainable_units = common;
   frozen_units.shard_dtype = frozen_units.gather_dtype = compute;
   check_placements(request.shard, request.on_device);
-  frozen_units.node_shared = request.shard.frozen != "full" && !request.on_device;
-  frozen_units.replicate = request.shard.frozen == "replicate" && request.on_device;
+  frozen_units.node_shared = request.shard.frozen != Placement::kFull && !request.on_device;
+  frozen_units.replicate = request.shard.frozen == Placement::kReplicate && request.on_device;
   trainable_units.gather_dtype = train_base ? compute : at::kFloat;
-  trainable_units.node_shared = request.shard.trainable == "node";
-  trainable_units.replicate = request.shard.trainable == "replicate";
+  trainable_units.node_shared = request.shard.trainable == Placement::kNode;
+  trainable_units.replicate = request.shard.trainable == Placement::kReplicate;
   probe_units = train_base ? trainable_units : frozen_units;
   probe_units.gather_dtype = at::kBFloat16;
   divide_residency(request.shard.residency_gib, *this);

@@ -11,11 +11,12 @@
 #include <string>
 #include <vector>
 
-#include "base/options.h"
 #include "io/peft_adapter.h"
 #include "model/llama.h"
 #include "train/base_weights.h"
 #include "train/mesh.h"
+#include "train/model_options.h"
+#include "train/shard_options.h"
 #include "train/sharded_weights.h"
 
 namespace vax::train {
@@ -28,12 +29,12 @@ struct ModelRequest {
   bool train_base = false;                // full parameters: no adapter
   std::optional<AdapterOptions> adapter;  // a LoRA adapter; its init directory when given
   uint64_t seed = 0;                      // of a fresh adapter
-  std::string probe_dtype = "same";       // VaccineOptions::probe_dtype
-  at::Device device = at::kCPU;           // where weights lie and everything is computed
-  bool on_device = false;                 // a GPU, which shares no memory with other ranks
+  ProbeDtype probe_dtype = ProbeDtype::kSame;
+  at::Device device = at::kCPU;  // where weights lie and everything is computed
+  bool on_device = false;        // a GPU, which shares no memory with other ranks
 };
 
-// fp32 | bf16; "" = fp32 (the default of a CPU run).
+// kDefault is fp32: choose_device() has put bf16 there for a GPU.
 at::ScalarType compute_dtype_of(const ModelOptions& options);
 
 // A request's model and how its planes are stored: all that can be said without weights.

@@ -7,9 +7,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "base/options.h"
 #include "dist/shard/sharded_units.h"
 #include "train/sharded_weights.h"
+#include "train/train_options.h"
 
 namespace vax::train {
 

@@ -12,7 +12,6 @@
 #include <optional>
 #include <string>
 
-#include "base/options.h"
 #include "base/stopwatch.h"
 #include "io/run_file.h"
 

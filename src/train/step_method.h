@@ -8,12 +8,12 @@
 #include <span>
 #include <vector>
 
-#include "base/options.h"
 #include "base/packed_batch.h"
 #include "dist/comm/call_log.h"
 #include "dist/comm/collectives.h"
 #include "model/llama.h"
 #include "model/weights.h"
+#include "train/train_options.h"
 
 namespace vax::train {
 

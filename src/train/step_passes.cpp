@@ -77,7 +77,7 @@ model::PassOptions update_pass_options(const StepContext& context, const PlacedS
           .seed = context.train.seed,
           .dropout_stream = step.dropout_streams[0],
           .dropout_key = step.dropout_keys[0],
-          .recompute = context.train.recompute != "none"};
+          .recompute = context.train.recompute != Recompute::kNone};
 }
 
 StepPasses::StepPasses(const StepContext& context) : context_(context) {}

@@ -106,7 +106,7 @@ int64_t MemoryParts::total() const {
 
 MethodPlan sft_plan(const TrainOptions& options, const model::Llama& llama,
                     size_t num_micro_batches) {
-  MethodPlan plan{.passes = {{.recompute = options.recompute != "none"}}};
+  MethodPlan plan{.passes = {{.recompute = options.recompute != Recompute::kNone}}};
   append_uses(llama, num_micro_batches, false, plan.uses);
   return plan;
 }
@@ -123,10 +123,10 @@ Workload workload_of(std::vector<int64_t> lengths, std::vector<int64_t> labels,
           .rank_tokens = sum_of_largest(lengths, share)};
 }
 
-int group_size_of(const std::string& placement, bool trainable, const ShardOptions& shard,
+int group_size_of(Placement placement, bool trainable, const ShardOptions& shard,
                   const Layout& layout) {
-  const bool on_node =
-      placement == "node" || (placement == "replicate" && !trainable && !layout.on_device);
+  const bool on_node = placement == Placement::kNode ||
+                       (placement == Placement::kReplicate && !trainable && !layout.on_device);
   if (on_node) return layout.ranks_per_node;
   const int64_t size = shard.group_size.value_or(layout.num_ranks);
   if (size < 1 || layout.num_ranks % size != 0)

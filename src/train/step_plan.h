@@ -10,7 +10,9 @@
 #include "dist/shard/sharding_plan.h"
 #include "model/activation_memory.h"
 #include "train/model_state.h"
+#include "train/shard_options.h"
 #include "train/step_method.h"
+#include "train/train_options.h"
 
 namespace vax::train {
 
@@ -105,7 +107,7 @@ StepPlan plan_step(const ModelPlan& model, const ShardOptions& shard, const Layo
                    const MethodPlan& method, const Workload& workload);
 
 // Ranks in one shard group of a plane with this placement.
-int group_size_of(const std::string& placement, bool trainable, const ShardOptions& shard,
+int group_size_of(Placement placement, bool trainable, const ShardOptions& shard,
                   const Layout& layout);
 
 }  // namespace vax::train

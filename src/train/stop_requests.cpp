@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <map>
 #include <string_view>
 
 #include "base/error.h"
@@ -20,12 +19,21 @@ volatile sig_atomic_t received_signal = 0;
 volatile sig_atomic_t limit_s = 0;
 volatile sig_atomic_t limit_exit_code = 0;
 
-int signal_number(const std::string& name) {
-  static const std::map<std::string, int> kNumbers = {
-      {"USR1", SIGUSR1}, {"USR2", SIGUSR2}, {"TERM", SIGTERM}, {"INT", SIGINT}, {"HUP", SIGHUP}};
-  const auto found = kNumbers.find(name);
-  VAX_CHECK(found != kNumbers.end(), "signal ", name);
-  return found->second;
+int number_of(StopSignal signal) {
+  switch (signal) {
+    case StopSignal::kUsr1:
+      return SIGUSR1;
+    case StopSignal::kUsr2:
+      return SIGUSR2;
+    case StopSignal::kTerm:
+      return SIGTERM;
+    case StopSignal::kInt:
+      return SIGINT;
+    case StopSignal::kHup:
+      return SIGHUP;
+  }
+  VAX_CHECK(false, "signal ", static_cast<int>(signal));
+  return 0;
 }
 
 extern "C" void request_stop(int number) {
@@ -54,8 +62,8 @@ void handle(int number, void (*handler)(int)) {
 
 }  // namespace
 
-StopSignals::StopSignals(const std::vector<std::string>& names, double limit, int exit_code) {
-  for (const std::string& name : names) numbers_.push_back(signal_number(name));
+StopSignals::StopSignals(const std::vector<StopSignal>& signals, double limit, int exit_code) {
+  for (const StopSignal signal : signals) numbers_.push_back(number_of(signal));
   received_signal = 0;
   limit_s = static_cast<sig_atomic_t>(std::clamp(std::ceil(limit), 1.0, 1e9));
   limit_exit_code = exit_code;

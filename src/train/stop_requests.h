@@ -4,10 +4,10 @@
 #pragma once
 
 #include <filesystem>
-#include <string>
 #include <vector>
 
 #include "base/stopwatch.h"
+#include "train/checkpoint_options.h"
 
 namespace vax::train {
 
@@ -18,8 +18,7 @@ namespace vax::train {
 // doing.
 class StopSignals {
  public:
-  // `names` without SIG: "USR1". THROWS std::logic_error for an unknown name.
-  StopSignals(const std::vector<std::string>& names, double limit_s, int limit_exit_code);
+  StopSignals(const std::vector<StopSignal>& signals, double limit_s, int limit_exit_code);
   StopSignals(const StopSignals&) = delete;
   StopSignals& operator=(const StopSignals&) = delete;
   ~StopSignals();

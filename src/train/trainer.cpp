@@ -42,10 +42,9 @@ void add_figures(const StepOutcome& outcome, double rho, io::StepRecord& record)
 // Passes that gather nothing, on a device, over batches so small that launching their operators
 // costs about as much as the operators.
 bool may_use_graphs(const TrainerInputs& in) {
-  const std::string& graphs = in.options.runtime.graphs;
-  if (!ops::device::is_selected() || graphs == "off") return false;
+  if (!ops::device::is_selected() || in.graphs == Graphs::kOff) return false;
   const bool gathers = in.mesh.world->size() > 1 || in.state.num_slots() > 0;
-  if (graphs == "on") {
+  if (in.graphs == Graphs::kOn) {
     if (gathers)
       throw ConfigError(
           "runtime.graphs: expected auto or off (the passes gather weights: several ranks, or "
@@ -53,9 +52,8 @@ bool may_use_graphs(const TrainerInputs& in) {
     return true;
   }
   constexpr int64_t kMostTokens = 4096;
-  const TrainOptions& train = in.options.train;
-  return !gathers &&
-         train.micro_batch.value_or(train.global_batch) * in.options.data.max_length <= kMostTokens;
+  const int64_t micro_batch = in.train.micro_batch.value_or(in.train.global_batch);
+  return !gathers && micro_batch * in.data.max_length <= kMostTokens;
 }
 
 }  // namespace
@@ -69,19 +67,19 @@ int64_t num_training_steps(const TrainOptions& options, int64_t steps_per_epoch)
 Trainer::Trainer(const TrainerInputs& inputs)
     : in_(inputs),
       sampler_({.num_rows = in_.dataset.size(),
-                .global_batch = in_.options.train.global_batch,
-                .seed = in_.options.train.seed,
-                .shuffle = in_.options.data.shuffle}),
-      num_steps_(num_training_steps(in_.options.train, sampler_.steps_per_epoch())),
+                .global_batch = in_.train.global_batch,
+                .seed = in_.train.seed,
+                .shuffle = in_.data.shuffle}),
+      num_steps_(num_training_steps(in_.train, sampler_.steps_per_epoch())),
       gradients_(*in_.mesh.reduce, in_.state.trainable().unit_layout(), in_.state.llama().device(),
                  in_.mesh.trainable_node ? &*in_.mesh.trainable_node : nullptr),
       sink_(in_.state.trainable(), gradients_),
-      optimizer_(in_.state.trainable(), gradients_, in_.options.train),
+      optimizer_(in_.state.trainable(), gradients_, in_.train),
       method_(in_.make_method({.update = in_.state.update_model(),
                                .probe = in_.state.probe_model(),
                                .gradients = sink_,
                                .world = *in_.mesh.world,
-                               .train = in_.options.train,
+                               .train = in_.train,
                                .dropout = in_.dropout,
                                .calls = in_.mesh.calls.get(),
                                .device_world = in_.mesh.device_world.get(),
@@ -103,7 +101,7 @@ void Trainer::check_batches() {
       throw DataError(cat("step ", step,
                           ": no row of the global batch has a label left (prompts fill "
                           "data.max_length = ",
-                          in_.options.data.max_length, ")"));
+                          in_.data.max_length, ")"));
   }
 }
 
@@ -140,8 +138,8 @@ io::StepRecord Trainer::run_step(int64_t step) {
   io::StepRecord record{.step = step};
   count_tokens(in_.dataset, rows, record);
   VAX_CHECK(record.label_tokens > 0, "step ", step, " has no labels");
-  const std::vector<PackedBatch> micro_batches = data::pack_share(
-      in_.dataset, rows, world.rank(), world.size(), in_.options.train.micro_batch);
+  const std::vector<PackedBatch> micro_batches =
+      data::pack_share(in_.dataset, rows, world.rank(), world.size(), in_.train.micro_batch);
 
   const StepOutcome outcome = run_method(
       {.step = step, .micro_batches = micro_batches, .label_tokens = record.label_tokens});
@@ -152,7 +150,7 @@ io::StepRecord Trainer::run_step(int64_t step) {
   record.clean_loss = outcome.clean_loss;
   record.lr = norms.lr;
   record.grad_norm = norms.grad_norm;
-  add_figures(outcome, in_.options.vaccine.rho, record);
+  add_figures(outcome, in_.rho.value_or(0), record);
   record.pass1_s = outcome.pass1_s;
   record.comm_bytes = in_.mesh.sent_bytes() - sent_before_bytes;
   record.comm_s = waited_s() - blocked_before_s;
@@ -205,7 +203,7 @@ void Trainer::check_finite(int64_t step, double loss, double grad_norm) const {
   if (std::isfinite(loss) && std::isfinite(grad_norm)) return;
   throw DivergenceError(cat("step ", step, ": loss ", loss, ", gradient norm ", grad_norm,
                             ": not finite, stopped before the update; lower train.lr",
-                            in_.options.train.method == "vaccine" ? " or vaccine.rho" : ""));
+                            in_.rho ? " or vaccine.rho" : ""));
 }
 
 Trainer::StepNorms Trainer::apply_gradients(int64_t step, double loss) {
@@ -214,10 +212,10 @@ Trainer::StepNorms Trainer::apply_gradients(int64_t step, double loss) {
   reduce_over_replicas();
   const double norm = optimizer_.gradient_norm();
   check_finite(step, loss, norm);
-  const double clip = in_.options.train.clip;
+  const double clip = in_.train.clip;
   // As torch.nn.utils.clip_grad_norm_.
   const double scale = clip > 0 ? std::min(1.0, clip / (norm + 1e-6)) : 1.0;
-  const double lr = learning_rate(in_.options.train, step - 1, num_steps_);
+  const double lr = learning_rate(in_.train, step - 1, num_steps_);
   optimizer_.update(lr, scale);
   in_.state.refresh_probe();
   return {.grad_norm = norm, .lr = lr};

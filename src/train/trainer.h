@@ -9,7 +9,7 @@
 #include <optional>
 #include <stdexcept>
 
-#include "base/options.h"
+#include "data/data_options.h"
 #include "data/dataset.h"
 #include "data/packing.h"
 #include "data/sampler.h"
@@ -20,6 +20,7 @@
 #include "train/run_outputs.h"
 #include "train/step_method.h"
 #include "train/step_plan.h"
+#include "train/train_options.h"
 
 namespace vax::train {
 
@@ -30,11 +31,14 @@ class DivergenceError : public std::runtime_error {
 };
 
 struct TrainerInputs {
-  const Options& options;
+  const TrainOptions& train;
+  const DataOptions& data;
   Mesh& mesh;
   ModelState& state;
   const data::Dataset& dataset;
   double dropout = 0;  // of the adapter
+  Graphs graphs = Graphs::kAuto;
+  std::optional<double> rho;  // train.method vaccine: vaccine.rho
   // Makes the step method; called once.
   std::function<std::unique_ptr<StepMethod>(const StepContext&)> make_method;
   // Called after every step and before the first (step 0, to keep the reference); the record of

@@ -9,23 +9,10 @@
 
 namespace vax::vaccine {
 
-NormScope norm_scope_of(const VaccineOptions& options) {
-  if (options.norm_scope == "rank") return NormScope::kRank;
-  if (options.norm_scope == "micro") return NormScope::kMicro;
-  VAX_CHECK(options.norm_scope == "global", options.norm_scope);
-  return NormScope::kGlobal;
-}
-
-Direction direction_of(const VaccineOptions& options) {
-  if (options.direction == "shared") return Direction::kShared;
-  VAX_CHECK(options.direction == "token", options.direction);
-  return Direction::kToken;
-}
-
 Perturbation::Perturbation(const VaccineOptions& options, int num_layers, const KeptStates& kept)
     : rho_(options.rho),
-      scope_(norm_scope_of(options)),
-      direction_(direction_of(options)),
+      scope_(options.norm_scope),
+      direction_(options.direction),
       kept_dtype_(kept.dtype),
       perturbed_(static_cast<size_t>(num_layers), options.layers.empty()) {
   for (const int64_t layer : options.layers) {

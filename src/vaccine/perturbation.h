@@ -12,17 +12,10 @@
 #include <cstdint>
 #include <vector>
 
-#include "base/options.h"
 #include "dist/comm/collectives.h"
+#include "vaccine/vaccine_options.h"
 
 namespace vax::vaccine {
-
-// Over which micro-batches and ranks S (and a shared direction) is summed.
-enum class NormScope { kGlobal, kRank, kMicro };
-enum class Direction { kToken, kShared };
-
-NormScope norm_scope_of(const VaccineOptions& options);
-Direction direction_of(const VaccineOptions& options);
 
 // What is kept from pass 1 to the end of pass 2.
 struct KeptStates {

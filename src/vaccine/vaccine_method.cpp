@@ -22,10 +22,10 @@ bool is_checked(const VaccineOptions& options, const model::Llama* probe, int64_
 
 // Micro-batches that share one S.
 size_t group_size(const VaccineOptions& options, size_t num_micro_batches) {
-  return norm_scope_of(options) == NormScope::kMicro ? 1 : num_micro_batches;
+  return options.norm_scope == NormScope::kMicro ? 1 : num_micro_batches;
 }
 
-bool recomputes_probe(const TrainOptions& train) { return train.recompute == "all"; }
+bool recomputes_probe(const TrainOptions& train) { return train.recompute == Recompute::kAll; }
 
 }  // namespace
 
@@ -85,7 +85,7 @@ void VaccineMethod::run_probe(train::PassModel model, const train::PlacedStep& s
   model::PassOptions options = train::update_pass_options(context_, step);
   options.recompute = recomputes_probe(context_.train);
   options.stop_at_first_boundary = true;
-  if (options_.dropout_mask == "fresh") {
+  if (options_.dropout_mask == DropoutMask::kFresh) {
     options.dropout_stream = step.dropout_streams[1];
     options.dropout_key = step.dropout_keys[1];
   }
@@ -160,7 +160,7 @@ train::StepOutcome VaccineMethod::outcome_of(const train::StepBatch& batch) {
   auto* const values = sums.mutable_data_ptr<double>();
   const int64_t num_layers = sums.numel() - 5;
   // The global scope has summed the squares over the ranks already.
-  const int64_t skip = norm_scope_of(options_) == NormScope::kGlobal ? num_layers : 0;
+  const int64_t skip = options_.norm_scope == NormScope::kGlobal ? num_layers : 0;
   context_.world
       .all_reduce(values + skip, sums.numel() - skip, dist::DataType::kFloat64,
                   dist::ReduceOp::kSum)

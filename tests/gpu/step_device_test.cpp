@@ -42,19 +42,19 @@ constexpr double kFp8Cosine = 0.8;
 
 struct Case {
   bool full;
-  std::string dtype;
+  ModelDtype dtype;
   bool vaccine;
 
   std::string text() const {
-    return cat(full ? "full" : "LoRA", " ", dtype, vaccine ? " Vaccine" : " SFT");
+    return cat(full ? "full" : "LoRA", " ", word_of(dtype), vaccine ? " Vaccine" : " SFT");
   }
-  double bound() const { return dtype == "fp32" ? kFloatBound : kBf16Bound; }
+  double bound() const { return dtype == ModelDtype::kFp32 ? kFloatBound : kBf16Bound; }
 };
 
 std::vector<Case> all_cases() {
   std::vector<Case> cases;
   for (const bool full : {false, true})
-    for (const std::string dtype : {"fp32", "bf16"})
+    for (const ModelDtype dtype : {ModelDtype::kFp32, ModelDtype::kBf16})
       for (const bool vaccine : {false, true}) cases.push_back({full, dtype, vaccine});
   return cases;
 }
@@ -216,7 +216,8 @@ TEST_F(StepDevice, IsTheSameEveryTime) {
 // The first step of a shape runs as it is, the second is captured, the third replayed.
 TEST_F(StepDevice, GraphsChangeNoBit) {
   for (const Case& c : all_cases()) {
-    if (c.full && c.dtype == "bf16") continue;  // computed with other tensors than are stored
+    if (c.full && c.dtype == ModelDtype::kBf16)
+      continue;  // computed with other tensors than are stored
     const auto run = on_device(request(c));
     train::StepContext context = run->context();
     context.use_graphs = true;
@@ -234,15 +235,17 @@ TEST_F(StepDevice, GraphsChangeNoBit) {
 
 TEST_F(StepDevice, Fp8ProbeFindsTheDirection) {
   for (const bool full : {false, true}) {
-    train::ModelRequest request_fp8 = request({.full = full, .dtype = "bf16", .vaccine = true});
-    request_fp8.probe_dtype = "fp8";
+    train::ModelRequest request_fp8 =
+        request({.full = full, .dtype = ModelDtype::kBf16, .vaccine = true});
+    request_fp8.probe_dtype = ProbeDtype::kFp8;
     const auto run = on_device(request_fp8);
     vaccine::VaccineMethod method(run->context(), {.rho = 0.5, .probe_check_interval = 1});
     const Made made = make(*run, method, Batch(1));
     ASSERT_TRUE(made.outcome.probe_cosine.has_value());
     EXPECT_GT(*made.outcome.probe_cosine, kFp8Cosine);
     EXPECT_LT(*made.outcome.probe_cosine, 1);
-    const Made& host = on_host_.at(Case{.full = full, .dtype = "bf16", .vaccine = true}.text());
+    const Made& host =
+        on_host_.at(Case{.full = full, .dtype = ModelDtype::kBf16, .vaccine = true}.text());
     EXPECT_NEAR(made.outcome.loss, host.outcome.loss, 0.05 * host.outcome.loss);
   }
 }

@@ -130,9 +130,10 @@ class CheckpointTest : public ::testing::Test {
     return std::make_unique<State>(request, ranks, ranks.split(ranks.rank() / size));
   }
   std::vector<ShardOptions> placements(int num_ranks) const {
-    std::vector<ShardOptions> all = {{},
-                                     {.frozen = "node", .trainable = "node"},
-                                     {.frozen = "replicate", .trainable = "replicate"}};
+    std::vector<ShardOptions> all = {
+        {},
+        {.frozen = Placement::kNode, .trainable = Placement::kNode},
+        {.frozen = Placement::kReplicate, .trainable = Placement::kReplicate}};
     if (num_ranks % 2 == 0) all.push_back({.group_size = num_ranks / 2});
     return all;
   }
@@ -341,7 +342,7 @@ TEST_F(CheckpointTest, ASignalToOneRankStopsAllAfterACheckpoint) {
   const fs::path directory = fresh("signal");
   const auto state = make_state(request(false), world_);
   Writer writer(*state, world_, directory, {});
-  const StopSignals signals({"USR1"}, 100, 3);
+  const StopSignals signals({StopSignal::kUsr1}, 100, 3);
   EXPECT_FALSE(writer.checkpointer->after_step(1, false));
   if (world_.rank() == world_.size() - 1) ::raise(SIGUSR1);
   ASSERT_TRUE(writer.checkpointer->after_step(2, false));
@@ -352,7 +353,7 @@ TEST_F(CheckpointTest, ASignalToOneRankStopsAllAfterACheckpoint) {
 TEST_F(CheckpointTest, AStopInTheLastStepIsTheEnd) {
   const auto state = make_state(request(false), world_);
   Writer writer(*state, world_, fresh("last"), {});
-  const StopSignals signals({"USR1"}, 100, 3);
+  const StopSignals signals({StopSignal::kUsr1}, 100, 3);
   ::raise(SIGUSR1);
   EXPECT_FALSE(writer.checkpointer->after_step(9, true));
   EXPECT_FALSE(writer.checkpointer->newest());
@@ -363,7 +364,7 @@ TEST_F(CheckpointTest, AStopWithoutACheckpointIsAnErrorOfAllRanks) {
   const auto state = make_state(request(false), world_);
   Writer writer(*state, world_, directory, {});
   if (world_.rank() == 0) std::ofstream(directory / "checkpoints") << "in the way";
-  const StopSignals signals({"USR1"}, 100, 3);
+  const StopSignals signals({StopSignal::kUsr1}, 100, 3);
   if (world_.rank() == 0) ::raise(SIGUSR1);
   EXPECT_THROW(writer.checkpointer->after_step(2, false), CheckpointFailed);
 }
@@ -373,7 +374,7 @@ TEST_F(CheckpointTest, AStopNamesTheRankThatCannotWrite) {
   const auto state = make_state(request(false), world_);
   Writer writer(*state, world_, directory, {});
   const int last = world_.size() - 1;
-  const StopSignals signals({"USR1"}, 100, 3);
+  const StopSignals signals({StopSignal::kUsr1}, 100, 3);
   ::raise(SIGUSR1);
   const FileLimit limit(world_.rank() == last);
   try {

@@ -65,7 +65,7 @@ TEST_F(MeshTest, NodePlacementTakesTheRanksOfANode) {
     if (world_.size() % size != 0) continue;
     SCOPED_TRACE(size);
     const int first = rank_ / size * size;
-    for (const char* frozen : {"node", "replicate"}) {
+    for (const Placement frozen : {Placement::kNode, Placement::kReplicate}) {
       const Mesh mesh = make_mesh(world_, nodes_of(size), {.frozen = frozen}, false);
       expect_group(*mesh.frozen, first, 1, size);
       expect_group(*mesh.probe, first, 1, size);
@@ -74,7 +74,7 @@ TEST_F(MeshTest, NodePlacementTakesTheRanksOfANode) {
       EXPECT_EQ(mesh.frozen_node->size(), size);
       EXPECT_FALSE(mesh.trainable_node);
     }
-    const Mesh mesh = make_mesh(world_, nodes_of(size), {.trainable = "node"}, true);
+    const Mesh mesh = make_mesh(world_, nodes_of(size), {.trainable = Placement::kNode}, true);
     expect_group(*mesh.frozen, 0, 1, world_.size());
     expect_group(*mesh.probe, first, 1, size);
     expect_trainable_axes(mesh, size);
@@ -86,8 +86,9 @@ TEST_F(MeshTest, NodePlacementTakesTheRanksOfANode) {
 TEST_F(MeshTest, RefusesNodesOfDifferentSizesForTrainableWeights) {
   if (world_.size() < 3) return;
   const dist::Communicator node = world_.split(rank_ == 0 ? 0 : 1);
-  EXPECT_THROW(make_mesh(world_, node, {.trainable = "node"}, false), ConfigError);
-  EXPECT_EQ(make_mesh(world_, node, {.frozen = "node"}, false).frozen->size(), node.size());
+  EXPECT_THROW(make_mesh(world_, node, {.trainable = Placement::kNode}, false), ConfigError);
+  EXPECT_EQ(make_mesh(world_, node, {.frozen = Placement::kNode}, false).frozen->size(),
+            node.size());
 }
 
 TEST_F(MeshTest, RefusesGroupsThatDoNotDivideTheRanks) {

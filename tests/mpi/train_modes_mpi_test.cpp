@@ -17,16 +17,17 @@ constexpr int64_t kStep = 3;  // no step of a probe's check
 const VaccineOptions kVaccine = {.rho = 1.5};
 
 struct Precision {
-  const char* dtype;
-  const char* probe;
+  ModelDtype dtype;
+  ProbeDtype probe;
   // Largest difference of a gradient to the one-rank run, relative to the unit's largest element.
   // fp32: sums in another order, a few roundings deep. bf16: inputs of GEMMs are rounded to 2^-9,
   // and a sum in another order rounds some of them to the neighbour; a probe in bf16 only moves the
   // perturbation by as much, a part of rho.
   double bound;
 };
-constexpr Precision kPrecisions[] = {
-    {"fp32", "same", 1e-5}, {"fp32", "bf16", 4e-3}, {"bf16", "same", 2e-2}};
+constexpr Precision kPrecisions[] = {{ModelDtype::kFp32, ProbeDtype::kSame, 1e-5},
+                                     {ModelDtype::kFp32, ProbeDtype::kBf16, 4e-3},
+                                     {ModelDtype::kBf16, ProbeDtype::kSame, 2e-2}};
 
 struct Mode {
   bool full_parameters;  // and a tied head, else LoRA
@@ -66,21 +67,21 @@ class ModesTest : public ::testing::TestWithParam<Mode> {
   // Every placement of both planes; group_size cuts the full ones in two where it can.
   std::vector<ShardOptions> placements() const {
     std::vector<ShardOptions> all;
-    for (const char* frozen : {"full", "node", "replicate"})
-      for (const char* trainable : {"full", "node", "replicate"})
+    for (const Placement frozen : {Placement::kFull, Placement::kNode, Placement::kReplicate})
+      for (const Placement trainable : {Placement::kFull, Placement::kNode, Placement::kReplicate})
         all.push_back({.frozen = frozen, .trainable = trainable});
     if (node_size() < world_.size()) {
       all.push_back({.group_size = node_size()});
-      all.push_back({.trainable = "replicate", .group_size = node_size()});
+      all.push_back({.trainable = Placement::kReplicate, .group_size = node_size()});
     }
     all.push_back({.residency_gib = 1e-5, .prefetch = 0});
     all.push_back({.residency_gib = 1, .prefetch = 3});
     return all;
   }
   static std::string text(const ShardOptions& shard) {
-    return cat("frozen ", shard.frozen, ", trainable ", shard.trainable, ", group ",
-               shard.group_size.value_or(0), ", residency ", shard.residency_gib, ", prefetch ",
-               shard.prefetch);
+    return cat("frozen ", word_of(shard.frozen), ", trainable ", word_of(shard.trainable),
+               ", group ", shard.group_size.value_or(0), ", residency ", shard.residency_gib,
+               ", prefetch ", shard.prefetch);
   }
 
   static void expect_shards_of(StepRun& run, StepRun& whole) {
@@ -101,7 +102,7 @@ TEST_P(ModesTest, EveryPlacementIsOneRankWithTheWhole) {
   const StepOutcome expected = alone->run_vaccine(
       kVaccine, {.step = kStep, .micro_batches = all, .label_tokens = rows.label_tokens});
   // bf16 also changes the loss by as much as a rounding of the last hidden states.
-  const double loss_bound = std::string(GetParam().precision.dtype) == "bf16" ? 2e-3 : 3e-6;
+  const double loss_bound = GetParam().precision.dtype == ModelDtype::kBf16 ? 2e-3 : 3e-6;
   for (const ShardOptions& shard : placements()) {
     SCOPED_TRACE(text(shard));
     const std::unique_ptr<StepRun> run = make_run(shard);
@@ -126,11 +127,11 @@ TEST_P(ModesTest, RecomputationChangesNoBit) {
   const std::unique_ptr<StepRun> run = make_run({});
   const StepOutcome kept = run->run_vaccine(kVaccine, batch);
   const std::vector<at::Tensor> gradients = run->copied_gradients();
-  for (const char* recompute : {"pass2", "all"}) {
+  for (const Recompute recompute : {Recompute::kPass2, Recompute::kAll}) {
     run->train().recompute = recompute;
     run->zero();
     const StepOutcome outcome = run->run_vaccine(kVaccine, batch);
-    EXPECT_EQ(outcome.loss, kept.loss) << recompute;
+    EXPECT_EQ(outcome.loss, kept.loss) << word_of(recompute);
     for (int unit = 0; unit < run->num_units(); ++unit)
       EXPECT_TRUE(at::equal(run->gradient(unit), gradients[static_cast<size_t>(unit)])) << unit;
   }
@@ -208,8 +209,8 @@ TEST_P(ModesTest, RanksSendWhatThePlanSays) {
 
 INSTANTIATE_TEST_SUITE_P(Computed, ModesTest, ::testing::ValuesIn(modes()), [](const auto& tested) {
   const Mode& mode = tested.param;
-  return cat(mode.full_parameters ? "TiedBase" : "Lora", "_", mode.precision.dtype, "_probe_",
-             mode.precision.probe);
+  return cat(mode.full_parameters ? "TiedBase" : "Lora", "_", word_of(mode.precision.dtype),
+             "_probe_", word_of(mode.precision.probe));
 });
 
 }  // namespace

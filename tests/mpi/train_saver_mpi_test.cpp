@@ -40,7 +40,7 @@ class SaverTest : public ::testing::Test {
     request.adapter = AdapterOptions{.init = adapter};
     return request;
   }
-  static ModelRequest base_request(const std::string& model, const std::string& dtype) {
+  static ModelRequest base_request(const std::string& model, ModelDtype dtype) {
     ModelRequest request;
     request.model = {.path = model, .dtype = dtype};
     request.train_base = true;
@@ -61,8 +61,8 @@ class SaverTest : public ::testing::Test {
 };
 
 TEST_F(SaverTest, AdapterComesBack) {
-  for (const char* placement : {"full", "replicate"}) {
-    const std::string saved = path(std::string("saved-adapter-") + placement);
+  for (const Placement placement : {Placement::kFull, Placement::kReplicate}) {
+    const std::string saved = path(cat("saved-adapter-", word_of(placement)));
     ModelRequest request = lora_request(path("adapter"));
     request.shard.trainable = placement;
     ModelState state = load(request);
@@ -96,10 +96,10 @@ TEST_F(SaverTest, AdapterComesBack) {
 TEST_F(SaverTest, ModelComesBack) {
   for (const char* model : {"base", "tied"}) {
     const std::string saved = path(std::string("saved-") + model);
-    ModelState state = load(base_request(path(model), "fp32"));
+    ModelState state = load(base_request(path(model), ModelDtype::kFp32));
     save_model(state, saved, path(model), is_writer());
     mesh_.world->barrier();
-    ModelState loaded = load(base_request(saved, "fp32"));
+    ModelState loaded = load(base_request(saved, ModelDtype::kFp32));
     expect_same_shards(state, loaded);
     EXPECT_EQ(io::read_json(std::filesystem::path(saved) / "config.json"),
               io::read_json(std::filesystem::path(path(model)) / "config.json"));
@@ -110,7 +110,7 @@ TEST_F(SaverTest, ModelComesBack) {
 
 TEST_F(SaverTest, ModelIsWrittenInItsComputeType) {
   const std::string saved = path("saved-bf16");
-  ModelState state = load(base_request(path("base"), "bf16"));
+  ModelState state = load(base_request(path("base"), ModelDtype::kBf16));
   save_model(state, saved, path("base"), is_writer());
   mesh_.world->barrier();
   EXPECT_EQ(io::read_json(std::filesystem::path(saved) / "config.json").at("torch_dtype"),

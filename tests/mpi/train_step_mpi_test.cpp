@@ -26,12 +26,13 @@ std::optional<int64_t> micro_batch_size(int64_t num_rows, int size, int num_micr
 }
 
 // The sequences that share one S, each group packed as one micro-batch.
-std::vector<PackedBatch> scope_groups(const Rows& rows, const std::string& scope, int size,
+std::vector<PackedBatch> scope_groups(const Rows& rows, NormScope scope, int size,
                                       std::optional<int64_t> micro_batch) {
-  if (scope == "global") return rows.share(0, 1, std::nullopt);
+  if (scope == NormScope::kGlobal) return rows.share(0, 1, std::nullopt);
   std::vector<PackedBatch> groups;
   for (int rank = 0; rank < size; ++rank)
-    for (PackedBatch& batch : rows.share(rank, size, scope == "rank" ? std::nullopt : micro_batch))
+    for (PackedBatch& batch :
+         rows.share(rank, size, scope == NormScope::kRank ? std::nullopt : micro_batch))
       if (!batch.empty()) groups.push_back(std::move(batch));
   return groups;
 }
@@ -62,8 +63,8 @@ class TrainStepTest : public ::testing::TestWithParam<bool> {
   }
 
   void expect_definition(const VaccineOptions& options, int64_t num_rows, int num_micro_batches) {
-    SCOPED_TRACE(options.norm_scope + ", " + options.direction + ", " + std::to_string(num_rows) +
-                 " rows, " + std::to_string(num_micro_batches) + " micro-batches");
+    SCOPED_TRACE(cat(word_of(options.norm_scope), ", ", word_of(options.direction), ", ", num_rows,
+                     " rows, ", num_micro_batches, " micro-batches"));
     const Rows rows(num_rows);
     const auto micro_batch = micro_batch_size(num_rows, world_.size(), num_micro_batches);
     const std::unique_ptr<StepRun> run = parallel();
@@ -76,7 +77,7 @@ class TrainStepTest : public ::testing::TestWithParam<bool> {
     StepRun alone(request(), testing::make_self_mesh());
     StepOutcome expected;
     VaccineOptions one_group = options;
-    one_group.norm_scope = "global";
+    one_group.norm_scope = NormScope::kGlobal;
     for (const PackedBatch& group :
          scope_groups(rows, options.norm_scope, world_.size(), micro_batch))
       add(expected, alone.run_vaccine(one_group, {.step = kStep,
@@ -98,8 +99,8 @@ class TrainStepTest : public ::testing::TestWithParam<bool> {
 };
 
 TEST_P(TrainStepTest, VaccineIsItsDefinitionOnOneRank) {
-  for (const char* scope : {"global", "rank", "micro"})
-    for (const char* direction : {"token", "shared"})
+  for (const NormScope scope : {NormScope::kGlobal, NormScope::kRank, NormScope::kMicro})
+    for (const Direction direction : {Direction::kToken, Direction::kShared})
       for (const int num_micro_batches : {1, 2})
         expect_definition({.rho = 1.5, .norm_scope = scope, .direction = direction}, 7,
                           num_micro_batches);
@@ -107,8 +108,8 @@ TEST_P(TrainStepTest, VaccineIsItsDefinitionOnOneRank) {
 
 // Three rows: none for the fourth of four ranks, none in the last micro-batch of the second of two.
 TEST_P(TrainStepTest, RanksWithoutRowsTakePart) {
-  for (const char* scope : {"global", "rank", "micro"})
-    for (const char* direction : {"token", "shared"})
+  for (const NormScope scope : {NormScope::kGlobal, NormScope::kRank, NormScope::kMicro})
+    for (const Direction direction : {Direction::kToken, Direction::kShared})
       for (const int num_micro_batches : {1, 2})
         expect_definition({.rho = 1.5, .norm_scope = scope, .direction = direction}, 3,
                           num_micro_batches);
@@ -138,7 +139,7 @@ TEST_P(TrainStepTest, RhoZeroIsSftBitForBit) {
   const StepBatch batch = {.step = kStep, .micro_batches = own, .label_tokens = rows.label_tokens};
   const StepOutcome sft = run->run_sft(batch);
   const std::vector<at::Tensor> gradients = run->copied_gradients();
-  for (const char* scope : {"global", "micro"}) {
+  for (const NormScope scope : {NormScope::kGlobal, NormScope::kMicro}) {
     run->zero();
     const StepOutcome vaccine = run->run_vaccine({.rho = 0, .norm_scope = scope}, batch);
     EXPECT_EQ(vaccine.loss, sft.loss);

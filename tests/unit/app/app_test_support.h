@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "app/options.h"
+#include "app/command_line.h"
 #include "base/error.h"
 
 namespace vax::app {

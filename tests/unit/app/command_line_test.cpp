@@ -156,9 +156,10 @@ TEST(CommandLine, OptionsToComeAreUnknownYet) {
 }
 
 TEST(CommandLine, PlacementsAreThree) {
-  for (const std::string placement : {"replicate", "node", "full"}) {
-    EXPECT_EQ(parse_text("align --shard.frozen " + placement).options.shard.frozen, placement);
-    EXPECT_EQ(parse_text("plan --shard.trainable " + placement).options.shard.trainable, placement);
+  for (const std::string word : {"replicate", "node", "full"}) {
+    const Placement placement = choice_of<Placement>(word).value();
+    EXPECT_EQ(parse_text("align --shard.frozen " + word).options.shard.frozen, placement);
+    EXPECT_EQ(parse_text("plan --shard.trainable " + word).options.shard.trainable, placement);
   }
   EXPECT_EQ(parse_error("align --shard.frozen host"),
             "shard.frozen: expected one of replicate, node, full, found 'host' (the command line)");

@@ -79,14 +79,14 @@ void expect_paper_optimizer(const TrainOptions& train) {
   EXPECT_EQ(train.beta1, 0.9);
   EXPECT_EQ(train.beta2, 0.999);
   EXPECT_EQ(train.eps, 1e-8);
-  EXPECT_EQ(train.schedule, "cosine");
+  EXPECT_EQ(train.schedule, Schedule::kCosine);
   EXPECT_EQ(train.warmup_ratio, 0.1);
   EXPECT_EQ(train.clip, 1.0);
 }
 
 void expect_paper_adapter(const Options& options, double alpha) {
-  EXPECT_EQ(options.model.dtype, "bf16");
-  EXPECT_EQ(options.adapter.type, "lora");
+  EXPECT_EQ(options.model.dtype, ModelDtype::kBf16);
+  EXPECT_EQ(options.adapter.type, AdapterType::kLora);
   EXPECT_EQ(options.adapter.r, 8);
   EXPECT_EQ(options.adapter.alpha, alpha);
   EXPECT_EQ(options.adapter.dropout, 0.1);
@@ -107,7 +107,7 @@ TEST(Configs, AlignmentHasThePapersValues) {
     EXPECT_EQ(options.train.epochs, 50);
     EXPECT_EQ(options.data.samples, 2000);
     EXPECT_EQ(options.vaccine.rho, 2);
-    EXPECT_EQ(options.train.recompute, name == "70b-vaccine" ? "all" : "none");
+    EXPECT_EQ(options.train.recompute, name == "70b-vaccine" ? Recompute::kAll : Recompute::kNone);
   }
 }
 
@@ -156,8 +156,8 @@ TEST(Configs, TheBaselineDiffersFromVaccineInMethodAndOutputOnly) {
 
 TEST(Configs, MiniatureHasItsValues) {
   const Options pretrain = load("demo-pretrain.cfg");
-  EXPECT_EQ(pretrain.adapter.type, "none");
-  EXPECT_EQ(pretrain.data.format, "text");
+  EXPECT_EQ(pretrain.adapter.type, AdapterType::kNone);
+  EXPECT_EQ(pretrain.data.format, data::RecordFormat::kText);
   EXPECT_EQ(pretrain.train.method, "sft");
   EXPECT_EQ(pretrain.train.global_batch, 48);
   EXPECT_EQ(pretrain.train.lr, 2e-3);

@@ -135,7 +135,6 @@ TEST_F(DatasetTest, OptionsOutOfRangeAreErrors) {
   expect_bad([](DataOptions& o) { o.skip = -1; }, false, "data.skip");
   expect_bad([](DataOptions& o) { o.samples = 0; }, false, "data.samples");
   expect_bad([](DataOptions& o) { o.max_length = 0; }, false, "data.max_length");
-  expect_bad([](DataOptions& o) { o.format = "csv"; }, false, "data.format");
   expect_bad([](DataOptions& o) { o.template_name = "x"; }, false, "data.template");
   expect_bad([](DataOptions& o) { o.harmful_ratio = 1.5; }, true, "0 to 1, found 1.5");
   expect_bad([](DataOptions& o) { o.harmful_ratio = std::nan(""); }, true, "data.harmful_ratio");

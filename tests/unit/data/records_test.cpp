@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/choice.h"
 #include "base/error.h"
 #include "base/sha256.h"
 #include "data/text_file.h"
@@ -221,9 +222,9 @@ TEST_F(Records, NamesAndPaths) {
   std::filesystem::create_directory(directory_.path() / "d.json");
   expect_error<DataError>([&] { read_records(directory_.path() / "d.json", {}); },
                           {"d.json", "found a directory"});
-  expect_error<ConfigError>([] { parse_record_format("csv"); },
-                            {"data.format", "alpaca or text", "'csv'"});
-  EXPECT_EQ(parse_record_format("text"), RecordFormat::kText);
+  EXPECT_EQ(choice_of<RecordFormat>("csv"), std::nullopt);
+  EXPECT_EQ(choice_of<RecordFormat>("alpaca"), RecordFormat::kAlpaca);
+  EXPECT_EQ(choice_of<RecordFormat>("text"), RecordFormat::kText);
 }
 
 TEST_F(Records, DamagedGzipIsRefused) {

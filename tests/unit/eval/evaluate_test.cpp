@@ -149,7 +149,7 @@ TEST_F(Evaluate, EqualOnAnyNumberOfRanks) {
 }
 
 TEST_F(Evaluate, KeywordsJudgeNeedsNoWordsInTheRows) {
-  rank_.eval.judge = "keywords";
+  rank_.eval.judge = JudgeKind::kKeywords;
   rank_.eval.judge_path = file("phrases.txt", "s\n");
   rank_.eval.harmful_path = file("harmful.json", R"([{"instruction": "a"}, {"instruction": "r"}])");
   rank_.eval.benign_path = file("benign.json", R"([{"instruction": "r"}])");
@@ -171,7 +171,7 @@ TEST_F(Evaluate, BadRowsAreFoundBeforeTheFirstPass) {
   expect_refused({"no_words.json", "row 0", "harmful_if"});
 
   ask_for_everything();
-  rank_.eval.task = "gsm8k";
+  rank_.eval.task = Task::kGsm8k;
   expect_refused({"task.json", "row 0", "a number", "'b c'"});
 
   ask_for_everything();

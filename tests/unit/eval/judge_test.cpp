@@ -95,12 +95,10 @@ TEST(Judge, MadeByName) {
   const std::string answer = "the hammer";
   EXPECT_TRUE(make_judge(options)->is_harmful(row_with({"hammer"}, {}), answer));
   EXPECT_FALSE(make_judge(options)->is_harmful(row_with({"saw"}, {}), answer));
-  options.judge = "keywords";
+  options.judge = JudgeKind::kKeywords;
   EXPECT_TRUE(make_judge(options)->is_harmful(row_with({"saw"}, {}), answer));
   options.judge_path = directory.write("phrases.txt", "hammer").string();
   EXPECT_FALSE(make_judge(options)->is_harmful(row_with({"saw"}, {}), answer));
-  options.judge = "oracle";
-  expect_error<ConfigError>([&] { make_judge(options); }, {"eval.judge", "match", "'oracle'"});
 }
 
 TEST(Refusal, RowWordsOrPhrases) {

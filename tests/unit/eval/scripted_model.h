@@ -8,9 +8,10 @@
 #include <string>
 
 #include "../data/data_test_support.h"
-#include "base/options.h"
+#include "data/data_options.h"
 #include "data/tokenizer.h"
 #include "eval/answers.h"
+#include "eval/eval_options.h"
 #include "model/llama.h"
 #include "support/memory_weights.h"
 

@@ -19,7 +19,7 @@ TEST(LearningRate, WarmUpStartsAtZeroAndRoundsUp) {
 }
 
 TEST(LearningRate, CosineFallsToHalfInTheMiddle) {
-  const TrainOptions options{.lr = 2, .schedule = "cosine", .warmup_ratio = 0};
+  const TrainOptions options{.lr = 2, .schedule = Schedule::kCosine, .warmup_ratio = 0};
   EXPECT_DOUBLE_EQ(learning_rate(options, 0, 8), 2);
   EXPECT_DOUBLE_EQ(learning_rate(options, 4, 8), 1);
   EXPECT_DOUBLE_EQ(learning_rate(options, 2, 8), 1 + std::sqrt(0.5));
@@ -27,11 +27,11 @@ TEST(LearningRate, CosineFallsToHalfInTheMiddle) {
 }
 
 TEST(LearningRate, LinearAndConstant) {
-  const TrainOptions linear{.lr = 2, .schedule = "linear", .warmup_ratio = 0.25};
+  const TrainOptions linear{.lr = 2, .schedule = Schedule::kLinear, .warmup_ratio = 0.25};
   EXPECT_DOUBLE_EQ(learning_rate(linear, 1, 8), 1);
   EXPECT_DOUBLE_EQ(learning_rate(linear, 2, 8), 2);
   EXPECT_DOUBLE_EQ(learning_rate(linear, 5, 8), 1);
-  const TrainOptions constant{.lr = 2, .schedule = "constant", .warmup_ratio = 0};
+  const TrainOptions constant{.lr = 2, .schedule = Schedule::kConstant, .warmup_ratio = 0};
   EXPECT_DOUBLE_EQ(learning_rate(constant, 7, 8), 2);
 }
 

@@ -105,20 +105,22 @@ TEST(WorkloadOf, BoundsWhatARankIsGiven) {
 TEST(GroupSizeOf, FollowsThePlacement) {
   const Layout layout{.num_ranks = 12, .ranks_per_node = 4};
   for (const bool trainable : {false, true}) {
-    EXPECT_EQ(group_size_of("full", trainable, {}, layout), 12);
-    EXPECT_EQ(group_size_of("node", trainable, {}, layout), 4);
-    EXPECT_EQ(group_size_of("full", trainable, {.group_size = 6}, layout), 6);
-    EXPECT_EQ(group_size_of("node", trainable, {.group_size = 6}, layout), 4);  // nothing to ask
+    EXPECT_EQ(group_size_of(Placement::kFull, trainable, {}, layout), 12);
+    EXPECT_EQ(group_size_of(Placement::kNode, trainable, {}, layout), 4);
+    EXPECT_EQ(group_size_of(Placement::kFull, trainable, {.group_size = 6}, layout), 6);
+    EXPECT_EQ(group_size_of(Placement::kNode, trainable, {.group_size = 6}, layout),
+              4);  // nothing to ask
   }
-  EXPECT_EQ(group_size_of("replicate", false, {}, layout), 4);  // as node
-  EXPECT_EQ(group_size_of("replicate", true, {}, layout), 12);  // masters are spread all the same
-  EXPECT_EQ(group_size_of("replicate", true, {.group_size = 3}, layout), 3);
+  EXPECT_EQ(group_size_of(Placement::kReplicate, false, {}, layout), 4);  // as node
+  EXPECT_EQ(group_size_of(Placement::kReplicate, true, {}, layout),
+            12);  // masters are spread all the same
+  EXPECT_EQ(group_size_of(Placement::kReplicate, true, {.group_size = 3}, layout), 3);
 }
 
 TEST(GroupSizeOf, RefusesWhatDoesNotDivide) {
   const Layout layout{.num_ranks = 12, .ranks_per_node = 4};
   for (const int64_t size : {5, 24}) try {
-      group_size_of("full", true, {.group_size = size}, layout);
+      group_size_of(Placement::kFull, true, {.group_size = size}, layout);
       FAIL() << size;
     } catch (const ConfigError& error) {
       EXPECT_EQ(error.what(), cat("shard.group_size: expected a divisor of the number of ranks = "
@@ -129,22 +131,23 @@ TEST(GroupSizeOf, RefusesWhatDoesNotDivide) {
 
 struct Kind {
   bool full, tied;
-  std::string dtype, probe_dtype = "same";
+  ModelDtype dtype;
+  ProbeDtype probe_dtype = ProbeDtype::kSame;
 };
 
 std::vector<Kind> kinds() {
   std::vector<Kind> kinds;
   for (const bool full : {false, true})
     for (const bool tied : {false, true})
-      for (const auto& [dtype, probe] : std::vector<std::pair<std::string, std::string>>{
-               {"fp32", "same"}, {"bf16", "same"}, {"fp32", "bf16"}, {"bf16", "bf16"}})
-        kinds.push_back({full, tied, dtype, probe});
+      for (const ModelDtype dtype : {ModelDtype::kFp32, ModelDtype::kBf16})
+        for (const ProbeDtype probe : {ProbeDtype::kSame, ProbeDtype::kBf16})
+          kinds.push_back({full, tied, dtype, probe});
   return kinds;
 }
 
 std::string text_of(const Kind& kind) {
-  return cat(kind.full ? "full " : "LoRA ", kind.tied ? "tied " : "", kind.dtype, ", probe ",
-             kind.probe_dtype);
+  return cat(kind.full ? "full " : "LoRA ", kind.tied ? "tied " : "", word_of(kind.dtype),
+             ", probe ", word_of(kind.probe_dtype));
 }
 
 ModelPlan model_of(const Kind& kind, const ShardOptions& shard = {}) {
@@ -220,7 +223,7 @@ TEST(PlanStep, CountsBytesOfEveryElement) {
     for (const FlatUnit& unit : layout) sum += unit.count;
     return sum;
   };
-  const ModelPlan lora = model_of({.full = false, .tied = false, .dtype = "bf16"});
+  const ModelPlan lora = model_of({.full = false, .tied = false, .dtype = ModelDtype::kBf16});
   const int64_t frozen = counted(lora.llama->frozen_layout());
   const int64_t factors = counted(lora.llama->trainable_layout());
   MemoryParts memory = plan_step(lora, {}, {}, two_passes(lora), kWorkload).memory;
@@ -230,12 +233,12 @@ TEST(PlanStep, CountsBytesOfEveryElement) {
   EXPECT_EQ(memory.optimizer, 8 * factors);
 
   // fp32 masters; in bf16 every unit has a cast.
-  for (const std::string dtype : {"fp32", "bf16"}) {
+  for (const ModelDtype dtype : {ModelDtype::kFp32, ModelDtype::kBf16}) {
     const ModelPlan full = model_of({.full = true, .tied = true, .dtype = dtype});
     const int64_t all = counted(full.llama->trainable_layout());
     memory = plan_step(full, {}, {}, two_passes(full), kWorkload).memory;
     EXPECT_EQ(memory.weights, 4 * all);
-    EXPECT_EQ(memory.slots, dtype == "bf16" ? 2 * all : 0);
+    EXPECT_EQ(memory.slots, dtype == ModelDtype::kBf16 ? 2 * all : 0);
     EXPECT_EQ(memory.gradients, 4 * all);
     EXPECT_EQ(memory.optimizer, 8 * all);
   }
@@ -245,10 +248,11 @@ TEST(PlanStep, CountsBytesOfEveryElement) {
 TEST(PlanStep, OfSeveralRanksIsWhatTheObjectsOfEachTake) {
   for (const Kind& kind : kinds())
     for (const ShardOptions& shard :
-         {ShardOptions{}, ShardOptions{.trainable = "replicate"},
+         {ShardOptions{}, ShardOptions{.trainable = Placement::kReplicate},
           ShardOptions{.residency_gib = 1e-5, .prefetch = 0}, ShardOptions{.residency_gib = 1}})
       for (const int rank : {0, 3}) {
-        SCOPED_TRACE(cat(text_of(kind), ", ", shard.trainable, ", ", shard.residency_gib, " GiB"));
+        SCOPED_TRACE(
+            cat(text_of(kind), ", ", word_of(shard.trainable), ", ", shard.residency_gib, " GiB"));
         const ModelPlan model = model_of(kind, shard);
         const StepPlan plan = plan_step(model, shard, {.num_ranks = 4, .ranks_per_node = 2},
                                         two_passes(model), kWorkload);
@@ -261,11 +265,11 @@ TEST(PlanStep, OfSeveralRanksIsWhatTheObjectsOfEachTake) {
 }
 
 TEST(PlanStep, SmallerGroupsHoldMoreAndTalkToReplicas) {
-  const ModelPlan model = model_of({.full = true, .tied = false, .dtype = "fp32"});
+  const ModelPlan model = model_of({.full = true, .tied = false, .dtype = ModelDtype::kFp32});
   const Layout layout{.num_ranks = 8, .ranks_per_node = 4};
   const auto plan = [&](const ShardOptions& shard) {
-    return plan_step(model_of({.full = true, .tied = false, .dtype = "fp32"}, shard), shard, layout,
-                     two_passes(model), kWorkload);
+    return plan_step(model_of({.full = true, .tied = false, .dtype = ModelDtype::kFp32}, shard),
+                     shard, layout, two_passes(model), kWorkload);
   };
   const StepPlan full = plan({}), halves = plan({.group_size = 4}), alone = plan({.group_size = 1});
   EXPECT_LT(full.memory.weights, halves.memory.weights);
@@ -274,20 +278,20 @@ TEST(PlanStep, SmallerGroupsHoldMoreAndTalkToReplicas) {
   EXPECT_EQ(alone.wire.trainable + alone.wire.frozen + alone.wire.reduce, 0);
   EXPECT_GT(alone.wire.replicas, halves.wire.replicas);
   EXPECT_EQ(full.wire.replicas, 0);
-  const StepPlan node = plan({.frozen = "node", .trainable = "node"});
+  const StepPlan node = plan({.frozen = Placement::kNode, .trainable = Placement::kNode});
   EXPECT_EQ(node.wire.trainable + node.wire.frozen + node.wire.reduce, 0);  // read in place
   EXPECT_GT(node.wire.replicas, 0);
 }
 
 TEST(PlanStep, RefusesALayoutThatCannotBeCut) {
-  const ModelPlan model = model_of({.full = true, .tied = false, .dtype = "fp32"});
+  const ModelPlan model = model_of({.full = true, .tied = false, .dtype = ModelDtype::kFp32});
   EXPECT_THROW(plan_step(model, {.group_size = 3}, {.num_ranks = 4, .ranks_per_node = 4},
                          two_passes(model), kWorkload),
                ConfigError);
 }
 
 TEST(PlanStep, TakesTheLargestPassAndWhatIsKept) {
-  const ModelPlan model = model_of({.full = true, .tied = false, .dtype = "fp32"});
+  const ModelPlan model = model_of({.full = true, .tied = false, .dtype = ModelDtype::kFp32});
   const auto bytes = [&](const PassPlan& pass) {
     return model::activation_bytes(*model.llama, {.num_tokens = kWorkload.micro_tokens,
                                                   .num_labels = kWorkload.micro_labels,
@@ -311,8 +315,8 @@ TEST(PlanStep, TakesTheLargestPassAndWhatIsKept) {
 }
 
 TEST(PlanStep, AProbeOfItsOwnIsCountedInItsOwnType) {
-  const ModelPlan model =
-      model_of({.full = true, .tied = false, .dtype = "fp32", .probe_dtype = "bf16"});
+  const ModelPlan model = model_of(
+      {.full = true, .tied = false, .dtype = ModelDtype::kFp32, .probe_dtype = ProbeDtype::kBf16});
   ASSERT_NE(model.probe, nullptr);
   MethodPlan method = two_passes(model);
   method.passes = {{.probe = true, .weight_gradients = false}};
@@ -321,13 +325,17 @@ TEST(PlanStep, AProbeOfItsOwnIsCountedInItsOwnType) {
                                                    .num_labels = kWorkload.micro_labels,
                                                    .weight_gradients = false}));
   // A probe in the type of the update is none.
-  EXPECT_EQ(model_of({.full = true, .tied = false, .dtype = "bf16", .probe_dtype = "bf16"}).probe,
+  EXPECT_EQ(model_of({.full = true,
+                      .tied = false,
+                      .dtype = ModelDtype::kBf16,
+                      .probe_dtype = ProbeDtype::kBf16})
+                .probe,
             nullptr);
 }
 
 TEST(PlanStep, NamesPlanesAndUnits) {
-  const ModelPlan model =
-      model_of({.full = false, .tied = false, .dtype = "fp32", .probe_dtype = "bf16"});
+  const ModelPlan model = model_of(
+      {.full = false, .tied = false, .dtype = ModelDtype::kFp32, .probe_dtype = ProbeDtype::kBf16});
   const StepPlan plan =
       plan_step(model, {}, {.num_ranks = 2, .ranks_per_node = 1}, two_passes(model), kWorkload);
   std::vector<std::string> names;
@@ -345,7 +353,7 @@ TEST(PlanStep, NamesPlanesAndUnits) {
 }
 
 TEST(SftPlan, IsOnePassOverEveryMicroBatch) {
-  const ModelPlan model = model_of({.full = true, .tied = true, .dtype = "fp32"});
+  const ModelPlan model = model_of({.full = true, .tied = true, .dtype = ModelDtype::kFp32});
   TrainOptions options;
   const MethodPlan plan = sft_plan(options, *model.llama, 3);
   ASSERT_EQ(plan.passes.size(), 1U);
@@ -357,9 +365,9 @@ TEST(SftPlan, IsOnePassOverEveryMicroBatch) {
   ASSERT_EQ(plan.uses.size(), 3 * once.size());
   for (size_t i = 0; i < plan.uses.size(); ++i)
     EXPECT_EQ(plan.uses[i], (UnitUse{.unit = once[i % once.size()]}));
-  for (const std::string recompute : {"pass2", "all"}) {
+  for (const Recompute recompute : {Recompute::kPass2, Recompute::kAll}) {
     options.recompute = recompute;
-    EXPECT_TRUE(sft_plan(options, *model.llama, 1).passes.at(0).recompute) << recompute;
+    EXPECT_TRUE(sft_plan(options, *model.llama, 1).passes.at(0).recompute) << word_of(recompute);
   }
 }
 

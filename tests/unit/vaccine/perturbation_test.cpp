@@ -94,7 +94,8 @@ TEST_F(PerturbationTest, SaysWhatItKeeps) {
   EXPECT_EQ(recorded({.layers = {0, 2}}).num_bytes(), 2 * kTokens * kHidden * 4);
   EXPECT_EQ(recorded({.layers = {0, 2}}).num_perturbed(), 2);
   // One fp32 vector a layer, whatever the type of what is kept by token.
-  EXPECT_EQ(recorded({.direction = "shared"}, at::kBFloat16).num_bytes(), kLayers * kHidden * 4);
+  EXPECT_EQ(recorded({.direction = Direction::kShared}, at::kBFloat16).num_bytes(),
+            kLayers * kHidden * 4);
   Perturbation again = recorded({});
   again.begin(1);
   EXPECT_EQ(again.num_bytes(), 0);
@@ -136,7 +137,7 @@ TEST_F(PerturbationTest, RhoZeroChangesNothing) {
 }
 
 TEST_F(PerturbationTest, SharedDirectionIsTheTokenSumForEveryToken) {
-  const Perturbation perturbation = recorded({.rho = 2, .direction = "shared"});
+  const Perturbation perturbation = recorded({.rho = 2, .direction = Direction::kShared});
   double sum = 0;
   std::vector<at::Tensor> vectors;
   for (size_t layer = 0; layer < kLayers; ++layer) {

@@ -65,24 +65,24 @@ class ProbeCheckTest : public ::testing::Test {
 
 TEST_F(ProbeCheckTest, OfTheSameGradientsIsOne) {
   const Gradients gradients = random_gradients();
-  for (const std::string direction : {"token", "shared"})
-    for (const std::string scope : {"global", "rank"})
+  for (const Direction direction : {Direction::kToken, Direction::kShared})
+    for (const NormScope scope : {NormScope::kGlobal, NormScope::kRank})
       // Sums of fp32 in the same order: one rounding of fp64 in the division.
       EXPECT_NEAR(
           cosine(found({.norm_scope = scope, .direction = direction}, gradients), gradients), 1,
           1e-15)
-          << direction << " " << scope;
+          << word_of(direction) << " " << word_of(scope);
 }
 
 TEST_F(ProbeCheckTest, DoesNotDependOnLengthButOnSign) {
   const Gradients gradients = random_gradients();
-  for (const std::string direction : {"token", "shared"}) {
+  for (const Direction direction : {Direction::kToken, Direction::kShared}) {
     const Perturbation perturbation = found({.rho = 7, .direction = direction}, gradients);
     for (const double factor : {64.0, -0.25}) {  // powers of two: no rounding
       Gradients scaled = gradients;
       for (auto& layers : scaled)
         for (at::Tensor& grad : layers) grad = factor * grad;
-      EXPECT_NEAR(cosine(perturbation, scaled), factor > 0 ? 1 : -1, 1e-15) << direction;
+      EXPECT_NEAR(cosine(perturbation, scaled), factor > 0 ? 1 : -1, 1e-15) << word_of(direction);
     }
   }
 }
@@ -100,7 +100,7 @@ TEST_F(ProbeCheckTest, IsOverAllLayersTokensAndMicroBatches) {
   EXPECT_EQ(token.aa, 100);
   EXPECT_EQ(token.bb, 100);
   // Shared: per layer the sum over tokens first: (8, 4) and (3, 9) against (4, 8) and (9, 3).
-  const CosineSums shared = sums(found({.direction = "shared"}, probe), exact);
+  const CosineSums shared = sums(found({.direction = Direction::kShared}, probe), exact);
   EXPECT_EQ(shared.ab, 64 + 54);
   EXPECT_EQ(shared.aa, 80 + 90);
   EXPECT_EQ(shared.bb, 80 + 90);
@@ -110,7 +110,7 @@ TEST_F(ProbeCheckTest, LeavesOutLayersThatAreNotPerturbed) {
   const Gradients gradients = random_gradients();
   Gradients other = gradients;
   for (auto& layers : other) layers[0] = -layers[0];
-  for (const std::string direction : {"token", "shared"}) {
+  for (const Direction direction : {Direction::kToken, Direction::kShared}) {
     EXPECT_NEAR(cosine(found({.direction = direction, .layers = {1}}, gradients), other), 1, 1e-15);
     EXPECT_LT(cosine(found({.direction = direction}, gradients), other), 0);  // layer 0 is larger
   }
@@ -125,9 +125,9 @@ TEST_F(ProbeCheckTest, SeesTheRoundingOfBf16) {
 }
 
 TEST_F(ProbeCheckTest, WithoutRowsSumsToNothing) {
-  for (const std::string direction : {"token", "shared"}) {
+  for (const Direction direction : {Direction::kToken, Direction::kShared}) {
     const CosineSums none = sums(found({.direction = direction}, {}), {});
-    EXPECT_EQ(none.ab + none.aa + none.bb, 0) << direction;
+    EXPECT_EQ(none.ab + none.aa + none.bb, 0) << word_of(direction);
   }
 }
 

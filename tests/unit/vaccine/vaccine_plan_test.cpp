@@ -131,17 +131,17 @@ TEST(VaccinePlan, AnnouncesWhatAStepAcquires) {
     for (const bool tied : {false, true})
       for (const bool own_probe : {false, true}) {
         StepRun run({.full = full, .tied = tied, .own_probe = own_probe});
-        for (const std::string scope : {"global", "rank", "micro"})
-          for (const std::string direction : {"token", "shared"})
+        for (const NormScope scope : {NormScope::kGlobal, NormScope::kRank, NormScope::kMicro})
+          for (const Direction direction : {Direction::kToken, Direction::kShared})
             for (const int64_t step : {1, 2, 3}) {
               const VaccineOptions options{.norm_scope = scope,
                                            .direction = direction,
                                            .interval = 2,
                                            .probe_check_interval = 3};
-              SCOPED_TRACE(std::to_string(step) + " " + scope + " " + direction +
-                           (full ? " full" : " LoRA") + (tied ? " tied" : "") +
-                           (own_probe ? " probe" : ""));
-              const TrainOptions train{.recompute = step == 3 ? "all" : "none"};
+              SCOPED_TRACE(cat(step, " ", word_of(scope), " ", word_of(direction),
+                               full ? " full" : " LoRA", tied ? " tied" : "",
+                               own_probe ? " probe" : ""));
+              const TrainOptions train{.recompute = step == 3 ? Recompute::kAll : Recompute::kNone};
               const StepRun::Done done = run.run(options, train, step);
               EXPECT_EQ(text_of(done.acquired, own_probe), text_of(done.announced, own_probe));
               EXPECT_EQ(done.announced, run.plan(options, train, step).uses);
@@ -170,7 +170,7 @@ TEST(VaccinePlan, CountsPasses) {
 
 TEST(VaccinePlan, APlainStepIsThatOfSft) {
   const StepRun run({.own_probe = true});
-  const TrainOptions train{.recompute = "pass2"};
+  const TrainOptions train{.recompute = Recompute::kPass2};
   const train::MethodPlan plan = run.plan({.interval = 2}, train, 2);
   EXPECT_EQ(plan.kept_bytes + plan.kept_bytes_per_token, 0);
   ASSERT_EQ(plan.passes.size(), 1U);
@@ -190,18 +190,18 @@ TEST(VaccinePlan, NamesItsPasses) {
   for (const auto& [check_interval, num_passes] :
        std::vector<std::pair<int64_t, size_t>>{{1, 3}, {0, 2}}) {
     const VaccineOptions options{.probe_check_interval = check_interval};
-    const train::MethodPlan plan = run.plan(options, {.recompute = "pass2"}, 1);
+    const train::MethodPlan plan = run.plan(options, {.recompute = Recompute::kPass2}, 1);
     EXPECT_EQ(plan.passes.size(), num_passes);
     EXPECT_EQ(count(plan, is_probe), 1);
     EXPECT_EQ(count(plan, has_gradients), 1);
     EXPECT_EQ(count(plan, recomputes), 1);
-    EXPECT_EQ(count(run.plan(options, {.recompute = "all"}, 1), recomputes),
+    EXPECT_EQ(count(run.plan(options, {.recompute = Recompute::kAll}, 1), recomputes),
               static_cast<int64_t>(num_passes));
   }
 }
 
 TEST(VaccinePlan, KeepsWhatItSays) {
-  const VaccineOptions token, some{.layers = {0, 2}}, shared{.direction = "shared"};
+  const VaccineOptions token, some{.layers = {0, 2}}, shared{.direction = Direction::kShared};
   for (const bool own_probe : {false, true}) {
     StepRun run({.own_probe = own_probe});
     for (const VaccineOptions& options : {token, some, shared}) {
@@ -216,7 +216,7 @@ TEST(VaccinePlan, KeepsWhatItSays) {
 // One S a micro-batch: nothing is kept from one to the next.
 TEST(VaccinePlan, OfTheMicroScopeKeepsOneMicroBatch) {
   StepRun run({.own_probe = false});
-  const VaccineOptions micro{.norm_scope = "micro"}, global;
+  const VaccineOptions micro{.norm_scope = NormScope::kMicro}, global;
   const train::MethodPlan plan = run.plan(micro, {}, 1);
   EXPECT_TRUE(plan.keeps_one_micro_batch);
   EXPECT_FALSE(run.plan(global, {}, 1).keeps_one_micro_batch);
@@ -227,7 +227,7 @@ TEST(VaccinePlan, OfTheMicroScopeKeepsOneMicroBatch) {
 // A bf16 probe of the tiny model finds the direction nearly, and says so when asked only.
 TEST(VaccineMethod, MeasuresTheProbesCosine) {
   StepRun with_probe({.own_probe = true}), without({.own_probe = false});
-  for (const std::string direction : {"token", "shared"}) {
+  for (const Direction direction : {Direction::kToken, Direction::kShared}) {
     const VaccineOptions options{.direction = direction, .probe_check_interval = 3};
     const std::optional<double> cosine = with_probe.run(options, {}, 1).outcome.probe_cosine;
     ASSERT_TRUE(cosine.has_value());
@@ -241,7 +241,7 @@ TEST(VaccineMethod, MeasuresTheProbesCosine) {
 
 // The check reads and never writes: losses are the same bits with and without it.
 TEST(VaccineMethod, TheCheckChangesNothing) {
-  for (const std::string scope : {"global", "micro"}) {
+  for (const NormScope scope : {NormScope::kGlobal, NormScope::kMicro}) {
     StepRun run({.own_probe = true});
     const train::StepOutcome checked =
         run.run({.norm_scope = scope, .probe_check_interval = 1}, {}, 1).outcome;

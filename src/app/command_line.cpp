@@ -1,5 +1,5 @@
 // Merging of the sources, least important first, so that the last assignment wins.
-#include "app/options.h"
+#include "app/command_line.h"
 
 #include <algorithm>
 #include <filesystem>
