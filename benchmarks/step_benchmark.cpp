@@ -108,7 +108,7 @@ json describe(const StepSettings& settings, const std::string& device_name) {
 
 void report(json line, const StepSettings& settings, const StepEngine& engine,
             const Measured& measured, const Measured& sft) {
-  const model::LlamaConfig& config = engine.plan().llama->config();
+  const model::Spec& config = engine.plan().model->spec();
   const StepFlop flop = count_flop(settings, config, engine.batch());
   const bool one_pass = measured.name == "sft";
   const double counted = one_pass ? flop.one_pass() : flop.two_passes();

@@ -7,7 +7,7 @@
 
 #include "base/error.h"
 #include "base/stopwatch.h"
-#include "model/llama_layout.h"
+#include "model/decoder/layout.h"
 #include "ops/device/runtime.h"
 #include "ops/device/transfer.h"
 #include "vaccine/vaccine_method.h"
@@ -38,16 +38,17 @@ StepEngine::StepEngine(const StepSettings& settings, const dist::Communicator& w
     : settings_(settings),
       train_(train_options(settings)),
       plan_(request_of(settings), model_config(settings),
-            settings.lora() ? model::make_lora_spec(8, 4, {}) : model::LoraSpec{}),
+            settings.lora() ? model::make_lora_spec(model_config(settings), 8, 4, {})
+                            : model::LoraSpec{}),
       waiter_(world, device),
       mesh_(train::make_mesh(world, world.split_by_node(), {}, plan_.train_base, device)),
-      frozen_(plan_.llama->frozen_layout(), *mesh_.frozen, plan_.frozen_units),
-      trainable_(plan_.llama->trainable_layout(), *mesh_.trainable, plan_.trainable_units),
+      frozen_(plan_.model->frozen_layout(), *mesh_.frozen, plan_.frozen_units),
+      trainable_(plan_.model->trainable_layout(), *mesh_.trainable, plan_.trainable_units),
       weights_(frozen_, trainable_, plan_.nesting),
-      gradients_(*mesh_.reduce, trainable_.unit_layout(), plan_.llama->device()),
+      gradients_(*mesh_.reduce, trainable_.unit_layout(), plan_.model->device()),
       sink_(trainable_, gradients_),
       optimizer_(trainable_, gradients_, train_),
-      batch_(make_batch(settings, plan_.llama->config().vocab_size)) {
+      batch_(make_batch(settings, plan_.model->vocab_size())) {
   at::manual_seed(1);
   for (train::Plane* plane : {&frozen_, &trainable_}) fill(*plane);
   if (settings_.probe == "fp8")
@@ -78,12 +79,12 @@ void StepEngine::fill(train::Plane& plane) {
 }
 
 int64_t StepEngine::num_parameters() const {
-  return vax::num_parameters(model::base_layout(plan_.llama->config()));
+  return vax::num_parameters(plan_.model->base_layout());
 }
 
 train::PassModel StepEngine::model(bool probe) {
-  if (!probe || !plan_.probe) return {.llama = *plan_.llama, .weights = weights_};
-  return {.llama = *plan_.probe, .weights = probe_weights_ ? *probe_weights_ : weights_};
+  if (!probe || !plan_.probe) return {.model = *plan_.model, .weights = weights_};
+  return {.model = *plan_.probe, .weights = probe_weights_ ? *probe_weights_ : weights_};
 }
 
 std::unique_ptr<train::StepMethod> StepEngine::make_method(const std::string& name) {

@@ -13,7 +13,7 @@
 #include "dist/comm/communicator.h"
 #include "dist/device/device_group.h"
 #include "dist/shard/sharded_units.h"
-#include "model/llama_config.h"
+#include "model/spec.h"
 #include "train/device_waiter.h"
 #include "train/mesh.h"
 #include "train/model_state.h"
@@ -43,7 +43,7 @@ struct StepSettings {
 // Names and values as on the command line, e.g. {"--model", "7b"}. THROWS ConfigError.
 StepSettings parse_settings(const std::vector<std::string>& arguments);
 // toy | 134m | 7b | 13b. THROWS ConfigError.
-model::LlamaConfig model_config(const StepSettings& settings);
+model::Spec model_config(const StepSettings& settings);
 PackedBatch make_batch(const StepSettings& settings, int64_t vocab_size);
 
 // FLOP that a step cannot do without, counted from the shapes: 2 per weight and token forward, 2
@@ -55,7 +55,7 @@ struct StepFlop {
   // A first pass without gradients of weights.
   double two_passes() const { return one_pass() + forward + input_gradient; }
 };
-StepFlop count_flop(const StepSettings& settings, const model::LlamaConfig& config,
+StepFlop count_flop(const StepSettings& settings, const model::Spec& config,
                     const PackedBatch& batch);
 
 struct StepTime {

@@ -3,7 +3,8 @@
 #include <map>
 
 #include "base/error.h"
-#include "model/llama_layout.h"
+#include "model/decoder/layout.h"
+#include "model/families/llama.h"
 #include "step_engine.h"
 
 namespace vax::benchmarks {
@@ -84,7 +85,7 @@ StepSettings parse_settings(const std::vector<std::string>& arguments) {
   return s;
 }
 
-model::LlamaConfig model_config(const StepSettings& settings) {
+model::Spec model_config(const StepSettings& settings) {
   struct Shape {
     int64_t hidden, ffn, layers, heads, vocab;
   };
@@ -100,7 +101,8 @@ model::LlamaConfig model_config(const StepSettings& settings) {
           .num_heads = shape.heads,
           .num_kv_heads = shape.heads,
           .head_dim = shape.hidden / shape.heads,
-          .max_position_embeddings = 4096};
+          .max_positions = 4096,
+          .names = model::llama_names()};
 }
 
 PackedBatch make_batch(const StepSettings& settings, int64_t vocab_size) {
@@ -121,7 +123,7 @@ PackedBatch make_batch(const StepSettings& settings, int64_t vocab_size) {
   return batch;
 }
 
-StepFlop count_flop(const StepSettings& settings, const model::LlamaConfig& config,
+StepFlop count_flop(const StepSettings& settings, const model::Spec& config,
                     const PackedBatch& batch) {
   const auto tokens = static_cast<double>(batch.num_tokens());
   double blocks = 0;

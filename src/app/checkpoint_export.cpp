@@ -11,7 +11,6 @@
 #include "base/error.h"
 #include "io/huggingface_writer.h"
 #include "io/peft_adapter.h"
-#include "model/lora.h"
 #include "train/saver.h"
 
 namespace vax::app {
@@ -48,21 +47,29 @@ int64_t num_elements(const io::CheckpointMember& member) {
   return count;
 }
 
+// "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight" -> "q_proj"
+std::string target_of(const std::string& factor) {
+  const std::string module = factor.substr(0, factor.rfind(".lora_"));
+  return module.substr(module.rfind('.') + 1);
+}
+
 void export_adapter(const io::CheckpointReader& checkpoint, const Options& options,
                     const AdapterOptions& trained) {
   std::vector<std::vector<float>> values;
   std::vector<io::AdapterTensor> tensors;
+  std::vector<std::string> targets;  // in the order of a block
   for_each_parameter(checkpoint, [&](const io::CheckpointMember& member, const auto& place) {
     std::vector<float>& data = values.emplace_back(static_cast<size_t>(num_elements(member)));
     checkpoint.read(place, 0, std::as_writable_bytes(std::span(data)));
     tensors.push_back({.name = member.name, .shape = member.shape, .data = data});
+    if (const std::string target = target_of(member.name); !std::ranges::count(targets, target))
+      targets.push_back(target);
   });
-  const model::LoraSpec lora = model::make_lora_spec(trained.r, trained.alpha, trained.targets);
   io::write_adapter(options.output.dir,
                     {.r = trained.r,
                      .alpha = trained.alpha,
                      .dropout = trained.dropout,
-                     .targets = model::target_names(lora),
+                     .targets = targets,
                      .base_model = options.model.path},
                     tensors);
 }

@@ -55,10 +55,10 @@ void run_drift(const Session& session) {
     const auto reference = load_model(
         session, mesh,
         base_request(options, options.drift.reference_path, options.drift.reference_merge));
-    meter.set_reference(reference->llama(), reference->weights());
+    meter.set_reference(reference->model(), reference->weights());
   }
   const auto state = load_model(session, mesh, base_request(options, "", options.adapter.merge));
-  const io::DriftRecord record = meter.measure(state->llama(), state->weights(), 0);
+  const io::DriftRecord record = meter.measure(state->model(), state->weights(), 0);
   together(session.world, [&] {
     if (!session.is_root()) return;
     print_table(record);

@@ -20,14 +20,14 @@ struct LoadedForEval {
   std::unique_ptr<train::ModelState> state;
 
   eval::EvalInputs inputs(const Options& options) {
-    return {.llama = state->llama(),
+    return {.model = state->model(),
             .weights = state->weights(),
             .tokenizer = *tokenizer,
             .eval = options.eval,
             .data = options.data,
             .world = *mesh.world,
             .begin_pass =
-                [this] { train::begin_step(state->weights(), state->llama().unit_uses(false)); },
+                [this] { train::begin_step(state->weights(), state->model().unit_uses(false)); },
             .on_progress =
                 [](const eval::EvalProgress& progress) {
                   log::info(cat("  ", progress.part, ": ", progress.done, "/", progress.total));

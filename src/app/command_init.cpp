@@ -1,4 +1,4 @@
-// vaccine init: a Hugging Face Llama directory with random weights. Every number is a function of
+// vaccine init: a Hugging Face model directory with random weights. Every number is a function of
 // seed, parameter name and element, so the directory is the same whatever wrote it.
 
 #include <algorithm>
@@ -15,8 +15,8 @@
 #include "base/stopwatch.h"
 #include "data/tokenizer.h"
 #include "io/huggingface_writer.h"
-#include "model/llama_config.h"
-#include "model/llama_layout.h"
+#include "model/families/built_in.h"
+#include "model/model.h"
 #include "ops/parallel.h"
 
 namespace vax::app {
@@ -82,8 +82,9 @@ void write_model(const Options& options) {
     throw ConfigError(cat("init.vocab_size: expected at least the tokenizer's ",
                           tokenizer.vocab_size(), " (", tokenizer_path.string(), "), found ",
                           init.vocab_size));
-  const model::LlamaConfig config = model::make_llama_config(init);
-  const FlatLayout layout = model::base_layout(config);
+  const model::Families families = model::built_in_families();
+  const model::Spec spec = families.first().design(init);
+  const FlatLayout layout = model::make_model(spec, {}, false, at::kFloat)->base_layout();
   const bool bf16 = options.model.dtype == ModelDtype::kBf16;
   std::vector<io::TensorToWrite> tensors;
   for (const FlatUnit& unit : layout)
@@ -97,9 +98,10 @@ void write_model(const Options& options) {
                            }});
   const bool is_directory = std::filesystem::is_directory(tokenizer_path);
   io::HuggingFaceContents contents{
-      .config_json =
-          model::to_config_json(config, bf16 ? "bfloat16" : "float32", tokenizer.bos_id(),
-                                tokenizer.eos_id(), init.initializer_range),
+      .config_json = families.first().write(spec, {.torch_dtype = bf16 ? "bfloat16" : "float32",
+                                                   .bos_id = tokenizer.bos_id(),
+                                                   .eos_id = tokenizer.eos_id(),
+                                                   .initializer_range = init.initializer_range}),
       .tensors = tensors,
       .tokenizer_dir = is_directory ? tokenizer_path : std::filesystem::path()};
   if (!is_directory) contents.extra_files["tokenizer.model"] = read_file(tokenizer_path);

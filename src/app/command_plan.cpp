@@ -3,8 +3,8 @@
 // what is gathered when.
 // Rows are taken to fill data.max_length, every token but the first a label: the most it can be.
 #include <cstdio>
-#include <filesystem>
 
+#include "app/model_loading.h"
 #include "app/planning.h"
 #include "app/session.h"
 #include "base/error.h"
@@ -33,9 +33,9 @@ void print_bytes(const char* name, int64_t bytes) {
 // where they are asked for.
 int64_t checkpoint_bytes(const Options& options, const train::ModelPlan& model) {
   constexpr int64_t kTrainedBytes = 3 * sizeof(float);
-  int64_t bytes = kTrainedBytes * num_parameters(model.llama->trainable_layout());
+  int64_t bytes = kTrainedBytes * num_parameters(model.model->trainable_layout());
   if (!options.checkpoint.adapter_only.value_or(true))
-    bytes += num_parameters(model.llama->frozen_layout()) *
+    bytes += num_parameters(model.model->frozen_layout()) *
              static_cast<int64_t>(c10::elementSize(model.frozen_units.shard_dtype));
   return bytes;
 }
@@ -68,11 +68,11 @@ void run_plan(const Session& session) {
     const Options& options = session.options;
     const train::Layout layout = layout_of(session);
     const AdapterOptions& adapter = options.adapter;
+    const model::Spec spec = read_spec(options);
     const train::ModelPlan model(
-        request_of(options),
-        model::read_llama_config(std::filesystem::path(options.model.path) / "config.json"),
+        request_of(options), spec,
         adapter.type == AdapterType::kLora
-            ? model::make_lora_spec(adapter.r, adapter.alpha, adapter.targets)
+            ? model::make_lora_spec(spec, adapter.r, adapter.alpha, adapter.targets)
             : model::LoraSpec{});
     const auto rows = static_cast<size_t>(options.train.global_batch);
     const train::Workload workload = train::workload_of(

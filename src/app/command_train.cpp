@@ -44,8 +44,9 @@ void adopt_initial_adapter(const Session& session, Options& options) {
   if (given.given("adapter.alpha") && adapter.alpha != config.alpha)
     reject("alpha", adapter.alpha, config.alpha);
   if (given.given("adapter.targets")) {
-    const model::LoraSpec asked = model::make_lora_spec(config.r, 1, adapter.targets);
-    if (asked.targets != model::make_lora_spec(config.r, 1, config.targets).targets)
+    const model::Spec spec = read_spec(options);
+    const model::LoraSpec asked = model::make_lora_spec(spec, config.r, 1, adapter.targets);
+    if (asked.targets != model::make_lora_spec(spec, config.r, 1, config.targets).targets)
       reject("targets", "other layers", "the layers");
   }
   adapter.r = config.r;
@@ -56,10 +57,9 @@ void adopt_initial_adapter(const Session& session, Options& options) {
 // What only the model can tell, before it is loaded.
 void check_against_model(const Options& options) {
   if (options.train.method != "vaccine") return;
-  const model::LlamaConfig config =
-      model::read_llama_config(fs::path(options.model.path) / "config.json");
-  vaccine::Perturbation(options.vaccine, static_cast<int>(config.num_layers),
-                        {.width = config.hidden_size});
+  const model::Spec spec = read_spec(options);
+  vaccine::Perturbation(options.vaccine, static_cast<int>(spec.num_layers),
+                        {.width = spec.hidden_size});
 }
 
 io::StartRecord start_record(const Options& options, int world_size, const data::Dataset& dataset,
@@ -98,12 +98,12 @@ std::unique_ptr<train::StepMethod> make_method(const Options& options,
 auto drift_observer(const Options& options, vaccine::DriftMeter& meter, train::ModelState& state) {
   return [&](int64_t step, bool is_last) -> std::optional<io::DriftRecord> {
     if (step == 0) {
-      meter.set_reference(state.llama(), state.weights());
+      meter.set_reference(state.model(), state.weights());
       return std::nullopt;
     }
     const int64_t interval = options.drift.interval;
     if (!is_last && (interval == 0 || step % interval != 0)) return std::nullopt;
-    return meter.measure(state.llama(), state.weights(), step);
+    return meter.measure(state.model(), state.weights(), step);
   };
 }
 
@@ -127,7 +127,7 @@ train::MemoryParts planned_memory(const Session& session, dist::Collectives& wor
                              .on_device = session.device.context.has_value()};
   train::MemoryParts parts =
       plan_run(options, state.plan(), layout, workload_of(dataset, options, num_ranks)).memory;
-  parts.drift = meter.reference_bytes(state.llama());
+  parts.drift = meter.reference_bytes(state.model());
   world.all_reduce(&parts.drift, 1, dist::DataType::kInt64, dist::ReduceOp::kMax).wait();
   return parts;
 }
@@ -308,7 +308,7 @@ ExitCode run_training(const Session& session) {
   if (run_steps(point.steps_done(), trainer, checkpointer, outputs.get()) < trainer.num_steps())
     return kStopped;
   train::MemoryParts measured = trainer.measured_memory();
-  measured.drift = meter.reference_bytes(state->llama());
+  measured.drift = meter.reference_bytes(state->model());
   if (counts_copies) measured.checkpoint = checkpointer.snapshot_bytes();
   report_memory(session, *mesh.world, planned, measured, outputs.get());
   mesh.calls->set_place("final save");

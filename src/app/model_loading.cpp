@@ -6,14 +6,10 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "data/packing.h"
-#include "model/llama_config.h"
+#include "model/families/built_in.h"
 
 namespace vax::app {
 namespace {
-
-model::LlamaConfig config_of(const Options& options) {
-  return model::read_llama_config(std::filesystem::path(options.model.path) / "config.json");
-}
 
 std::string mebibytes(int64_t num_bytes) { return cat((num_bytes + (1 << 19)) >> 20, " MiB"); }
 
@@ -29,9 +25,13 @@ void report_model(const train::ModelRequest& request, train::ModelState& state) 
 
 }  // namespace
 
+model::Spec read_spec(const Options& options) {
+  return model::built_in_families().read(std::filesystem::path(options.model.path) / "config.json");
+}
+
 data::Tokenizer load_tokenizer(const Options& options) {
   data::Tokenizer tokenizer = data::Tokenizer::load(options.model.path);
-  const int64_t vocab_size = config_of(options).vocab_size;
+  const int64_t vocab_size = read_spec(options).vocab_size;
   if (tokenizer.vocab_size() > vocab_size)
     throw ConfigError(cat(options.model.path, ": the tokenizer has ", tokenizer.vocab_size(),
                           " ids: expected at most vocab_size = ", vocab_size, " of config.json"));
@@ -72,7 +72,7 @@ std::vector<PackedBatch> drift_batches(const Options& options, const data::Token
 }
 
 void check_lengths(const data::Dataset& dataset, const Options& options) {
-  const int64_t limit = config_of(options).max_position_embeddings;
+  const int64_t limit = read_spec(options).max_positions;
   for (const data::Sample& sample : dataset.samples)
     if (sample.size() > limit)
       throw ConfigError(cat("data.max_length: expected at most max_position_embeddings = ", limit,

@@ -8,10 +8,14 @@
 #include "base/packed_batch.h"
 #include "data/dataset.h"
 #include "data/tokenizer.h"
+#include "model/spec.h"
 #include "train/mesh.h"
 #include "train/model_state.h"
 
 namespace vax::app {
+
+// What config.json of model.path states. THROWS DataError.
+model::Spec read_spec(const Options& options);
 
 // The tokenizer of model.path. THROWS ConfigError when it has more ids than the embedding rows.
 data::Tokenizer load_tokenizer(const Options& options);

@@ -23,9 +23,9 @@ train::ModelRequest request_of(const Options& options) {
 train::MethodPlan method_plan(const Options& options, const train::ModelPlan& model, int64_t step,
                               int64_t num_micro_batches) {
   const auto count = static_cast<size_t>(num_micro_batches);
-  if (options.train.method == "sft") return train::sft_plan(options.train, *model.llama, count);
+  if (options.train.method == "sft") return train::sft_plan(options.train, *model.model, count);
   VAX_CHECK(options.train.method == "vaccine", options.train.method);
-  return vaccine::vaccine_plan(options.vaccine, options.train, *model.llama, model.probe.get(),
+  return vaccine::vaccine_plan(options.vaccine, options.train, *model.model, model.probe.get(),
                                step, count);
 }
 

@@ -26,14 +26,13 @@ std::vector<data::Record> read_slice(const PromptFile& file, data::RecordFormat 
           std::make_move_iterator(records.begin() + end)};
 }
 
-void check_prompt(const std::vector<int64_t>& ids, const model::LlamaConfig& config,
-                  const std::string& path, int64_t row) {
+void check_prompt(const std::vector<int64_t>& ids, int64_t max_positions, const std::string& path,
+                  int64_t row) {
   const auto num_ids = narrow<int64_t>(ids.size());
   if (num_ids == 0)
     throw DataError(cat(path, ": row ", row, ": expected a prompt of at least one id, found none"));
-  if (num_ids + 1 > config.max_position_embeddings)
-    throw DataError(cat(path, ": row ", row, ": expected a prompt of at most ",
-                        config.max_position_embeddings - 1,
+  if (num_ids + 1 > max_positions)
+    throw DataError(cat(path, ": row ", row, ": expected a prompt of at most ", max_positions - 1,
                         " ids (the model's max_position_embeddings, less one for the answer), "
                         "found ",
                         num_ids));
@@ -102,7 +101,7 @@ PromptSet load_prompts(const EvalInputs& inputs, const PromptFile& file) {
   set.records = read_slice(file, options.format);
   for (const data::Record& record : set.records) {
     set.prompts.push_back(data::make_prompt(inputs.tokenizer, prompt_template, record, options));
-    check_prompt(set.prompts.back(), inputs.llama.config(), set.path, record.row);
+    check_prompt(set.prompts.back(), inputs.model.max_positions(), set.path, record.row);
   }
   return set;
 }
@@ -118,7 +117,7 @@ std::vector<std::string> answer_prompts(const EvalInputs& inputs, const PromptSe
   for (int64_t round = 0; round < num_rounds; ++round) {
     const data::Share own = batch_of(set.size(), world.rank(), world.size(), round, batch);
     const auto answered = model::generate_greedy(
-        inputs.llama, inputs.weights,
+        inputs.model, inputs.weights,
         std::span(set.prompts).subspan(narrow<size_t>(own.begin), narrow<size_t>(own.count)),
         options);
     AnswerRows rows(batch, options.max_new_tokens);

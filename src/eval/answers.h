@@ -17,7 +17,7 @@
 #include "data/tokenizer.h"
 #include "dist/comm/collectives.h"
 #include "eval/eval_options.h"
-#include "model/llama.h"
+#include "model/model.h"
 #include "model/weights.h"
 
 namespace vax::eval {
@@ -30,7 +30,7 @@ struct EvalProgress {
 
 // Who answers, and how it is asked. Everything is borrowed.
 struct EvalInputs {
-  const model::Llama& llama;
+  const model::Model& model;
   model::WeightSource& weights;
   const data::Tokenizer& tokenizer;
   const EvalOptions& eval;   // of which answers need max_new_tokens and batch

@@ -26,7 +26,7 @@ data::Dataset load_alignment(const EvalInputs& inputs) {
   data::Dataset dataset = data::build_first_rows(
       path, inputs.eval.samples.value_or(std::numeric_limits<int64_t>::max()), inputs.data,
       inputs.tokenizer);
-  const int64_t num_positions = inputs.llama.config().max_position_embeddings;
+  const int64_t num_positions = inputs.model.max_positions();
   int64_t num_labels = 0;
   for (size_t i = 0; i < dataset.samples.size(); ++i) {
     num_labels += dataset.samples[i].num_labels();
@@ -126,7 +126,7 @@ void measure_alignment(const EvalInputs& inputs, const data::Dataset& dataset, E
   std::array<double, 2> sums{};  // cross entropies, label tokens
   for (size_t i = 0; i < batches.size(); ++i) {
     if (inputs.begin_pass) inputs.begin_pass();
-    sums[0] += inputs.llama.forward(batches[i], inputs.weights, {});
+    sums[0] += inputs.model.forward(batches[i], inputs.weights, {});
     sums[1] += static_cast<double>(batches[i].num_labels());
     if (world.rank() == 0 && inputs.on_progress)
       inputs.on_progress({.part = "alignment batches",

@@ -7,8 +7,6 @@
 
 #include "base/error.h"
 #include "base/narrow.h"
-#include "model/attention_half.h"
-#include "model/mlp_half.h"
 #include "ops/device/transfer.h"
 
 namespace vax::model {
@@ -16,11 +14,11 @@ namespace {
 
 using Prompts = std::span<const std::vector<int64_t>>;
 
-void check_prompts(Prompts prompts, const LlamaConfig& config) {
+void check_prompts(Prompts prompts, int64_t max_positions) {
   for (size_t i = 0; i < prompts.size(); ++i) {
     VAX_CHECK(!prompts[i].empty(), "prompt ", i);
-    if (narrow<int64_t>(prompts[i].size()) + 1 > config.max_position_embeddings)
-      throw ConfigError(cat("prompt ", i, ": expected at most ", config.max_position_embeddings - 1,
+    if (narrow<int64_t>(prompts[i].size()) + 1 > max_positions)
+      throw ConfigError(cat("prompt ", i, ": expected at most ", max_positions - 1,
                             " ids (max_position_embeddings - 1, so that one can follow), found ",
                             prompts[i].size()));
   }
@@ -41,45 +39,39 @@ void append_sequence(PackedBatch& batch, std::span<const int64_t> ids, int64_t f
 // One generation. A sequence is known by the index of its prompt, which is its slot in the cache.
 class GreedyGeneration {
  public:
-  GreedyGeneration(const Llama& llama, WeightSource& weights, Prompts prompts,
+  GreedyGeneration(const Model& model, WeightSource& weights, Prompts prompts,
                    const GenerationOptions& options);
 
   std::vector<std::vector<int64_t>> run();
 
  private:
-  using Attention = std::function<at::Tensor(const BlockContext&, const UnitTensors&,
-                                             const at::Tensor& x_TD, KeyValues& cache)>;
-
   void read_prompts();
   void add_tokens();
-  at::Tensor run_blocks(const PackedBatch& batch, const Attention& attention);
-  // `x_ND`: the last residual stream at the last token of each active sequence.
-  void choose_ids(const at::Tensor& x_ND);
+  // One pass; `batch` has a sequence for each active one. Those that go on stay active.
+  void run_pass(const PackedBatch& batch);
+  void choose_ids(const at::Tensor& logits_NV);
   bool has_ended(int32_t sequence, int64_t id) const;
   bool any_active() const;
 
-  const Llama& llama_;
+  const Model& model_;
   WeightSource& weights_;
   Prompts prompts_;
   const GenerationOptions& options_;
   int64_t num_ids_;
-  std::vector<KeyValues> cache_;  // by layer
-  std::vector<int32_t> active_;   // sequences, ascending
+  std::unique_ptr<DecodeCache> cache_;
+  std::vector<int32_t> active_;  // sequences, ascending
   std::vector<std::vector<int64_t>> answers_;
 };
 
-GreedyGeneration::GreedyGeneration(const Llama& llama, WeightSource& weights, Prompts prompts,
+GreedyGeneration::GreedyGeneration(const Model& model, WeightSource& weights, Prompts prompts,
                                    const GenerationOptions& options)
-    : llama_(llama),
+    : model_(model),
       weights_(weights),
       prompts_(prompts),
       options_(options),
-      num_ids_(llama.config().vocab_size),
+      num_ids_(model.vocab_size()),
       answers_(prompts.size()) {
-  const LlamaConfig& config = llama.config();
-  const at::TensorOptions options_of_cache =
-      at::TensorOptions(llama.compute_dtype()).device(llama.device());
-  check_prompts(prompts, config);
+  check_prompts(prompts, model.max_positions());
   if (options.num_ids > 0) num_ids_ = std::min(num_ids_, options.num_ids);
   int64_t longest = 0;
   for (size_t i = 0; i < prompts.size(); ++i) {
@@ -87,13 +79,8 @@ GreedyGeneration::GreedyGeneration(const Llama& llama, WeightSource& weights, Pr
     active_.push_back(narrow<int32_t>(i));
   }
   // The last new token needs no place: nothing follows that would attend to it.
-  const int64_t capacity =
-      std::min(config.max_position_embeddings, longest + options.max_new_tokens - 1);
-  const std::vector<int64_t> shape = {narrow<int64_t>(prompts.size()), capacity,
-                                      config.num_kv_heads, config.head_dim};
-  for (int layer = 0; layer < llama.num_layers(); ++layer)
-    cache_.push_back(
-        {.k = at::empty(shape, options_of_cache), .v = at::empty(shape, options_of_cache)});
+  cache_ = model.make_cache(narrow<int64_t>(prompts.size()),
+                            std::min(model.max_positions(), longest + options.max_new_tokens - 1));
 }
 
 std::vector<std::vector<int64_t>> GreedyGeneration::run() {
@@ -106,66 +93,28 @@ bool GreedyGeneration::any_active() const {
   return options_.any_active ? options_.any_active(!active_.empty()) : !active_.empty();
 }
 
-at::Tensor GreedyGeneration::run_blocks(const PackedBatch& batch, const Attention& attention) {
-  const PassOptions no_dropout;
+void GreedyGeneration::run_pass(const PackedBatch& batch) {
   if (options_.begin_pass) options_.begin_pass();
-  check_batch(batch, llama_.config());
-  const PlacedBatch placed(batch, llama_.device());
-  at::Tensor x_TD = llama_.embed(placed.view(), weights_);
-  for (int layer = 0; layer < llama_.num_layers(); ++layer) {
-    const HeldWeights held(weights_, layer + 1);
-    if (batch.empty()) continue;
-    const BlockContext context = llama_.make_context(placed.view(), layer, no_dropout);
-    x_TD.add_(attention(context, held.all(), x_TD, cache_[static_cast<size_t>(layer)]));
-    MlpSaved unused;
-    x_TD.add_(mlp_forward(context, held.all(), x_TD, unused));
-  }
-  return x_TD;
+  choose_ids(model_.decode(batch, active_, *cache_, weights_));
 }
 
 void GreedyGeneration::read_prompts() {
   PackedBatch batch;
   for (const std::vector<int64_t>& prompt : prompts_) append_sequence(batch, prompt, 0);
-  const auto attention = [&](const BlockContext& context, const UnitTensors& weights,
-                             const at::Tensor& x_TD, KeyValues& cache) {
-    AttentionSaved saved;
-    at::Tensor e_TD = attention_forward(context, weights, x_TD, saved);
-    const KeyValues tokens = split_key_values(context.dims, saved.qkv_TC);
-    for (size_t s = 0; s < prompts_.size(); ++s) {
-      const int64_t begin = batch.offsets[s], length = batch.offsets[s + 1] - begin;
-      const auto slot = narrow<int64_t>(s);
-      cache.k[slot].narrow(0, 0, length).copy_(tokens.k.narrow(0, begin, length));
-      cache.v[slot].narrow(0, 0, length).copy_(tokens.v.narrow(0, begin, length));
-    }
-    return e_TD;
-  };
-  const at::Tensor x_TD = run_blocks(batch, attention);
-  std::vector<int64_t> last_rows;
-  for (size_t s = 0; s < prompts_.size(); ++s) last_rows.push_back(batch.offsets[s + 1] - 1);
-  choose_ids(x_TD.index_select(
-      0, ops::device::to_device(at::tensor(last_rows, at::kLong), llama_.device())));
+  run_pass(batch);
 }
 
 void GreedyGeneration::add_tokens() {
   PackedBatch batch;
-  std::vector<int32_t> lengths;
   for (const int32_t sequence : active_) {
     const auto s = static_cast<size_t>(sequence);
-    const int64_t length = narrow<int64_t>(prompts_[s].size() + answers_[s].size());
+    const auto length = narrow<int64_t>(prompts_[s].size() + answers_[s].size());
     append_sequence(batch, {&answers_[s].back(), 1}, length - 1);
-    lengths.push_back(narrow<int32_t>(length));
   }
-  const CachePlaces places{
-      .slots_B = ops::device::to_device(at::tensor(active_, at::kInt), llama_.device()),
-      .lengths_B = ops::device::to_device(at::tensor(lengths, at::kInt), llama_.device())};
-  choose_ids(run_blocks(batch, [&](const BlockContext& context, const UnitTensors& weights,
-                                   const at::Tensor& x_BD, KeyValues& cache) {
-    return attention_decode_forward(context, weights, x_BD, places, cache);
-  }));
+  run_pass(batch);
 }
 
-void GreedyGeneration::choose_ids(const at::Tensor& x_ND) {
-  const at::Tensor logits_NV = llama_.logits(x_ND, weights_);
+void GreedyGeneration::choose_ids(const at::Tensor& logits_NV) {
   std::vector<int32_t> still_active;
   if (!active_.empty()) {
     const auto [largest, ids] = logits_NV.narrow(1, 0, num_ids_).max(1);
@@ -189,16 +138,16 @@ bool GreedyGeneration::has_ended(int32_t sequence, int64_t id) const {
   const auto s = static_cast<size_t>(sequence);
   const auto num_new = narrow<int64_t>(answers_[s].size());
   return id == options_.eos_id || num_new == options_.max_new_tokens ||
-         narrow<int64_t>(prompts_[s].size()) + num_new == llama_.config().max_position_embeddings;
+         narrow<int64_t>(prompts_[s].size()) + num_new == model_.max_positions();
 }
 
 }  // namespace
 
-std::vector<std::vector<int64_t>> generate_greedy(const Llama& llama, WeightSource& weights,
+std::vector<std::vector<int64_t>> generate_greedy(const Model& model, WeightSource& weights,
                                                   std::span<const std::vector<int64_t>> prompts,
                                                   const GenerationOptions& options) {
   VAX_CHECK(options.max_new_tokens >= 1, "max_new_tokens is ", options.max_new_tokens);
-  return GreedyGeneration(llama, weights, prompts, options).run();
+  return GreedyGeneration(model, weights, prompts, options).run();
 }
 
 }  // namespace vax::model

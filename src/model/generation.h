@@ -1,7 +1,7 @@
 // Greedy answers for a batch of prompts, with a cache of keys and values: the prompts go through
 // the model once, packed, then every sequence that has not ended adds one token a pass. Sequences
 // that have ended leave the batch. Invariant for sharded weights: every rank runs the same number
-// of passes, and every pass acquires the units of Llama::unit_uses(false) in that order, also where
+// of passes, and every pass acquires the units of Model::unit_uses(false) in that order, also where
 // a rank has nothing (left) to do.
 #pragma once
 
@@ -10,7 +10,7 @@
 #include <span>
 #include <vector>
 
-#include "model/llama.h"
+#include "model/model.h"
 #include "model/weights.h"
 
 namespace vax::model {
@@ -29,11 +29,11 @@ struct GenerationOptions {
 };
 
 // The new ids of each prompt, eos not among them: at most max_new_tokens, fewer where eos came or
-// prompt and answer fill max_position_embeddings. Of equal logits the lowest id wins.
+// prompt and answer fill the model's positions. Of equal logits the lowest id wins.
 // COLLECTIVE where weights are sharded; `prompts` may be empty.
 // THROWS ConfigError naming the prompt's index when prompt + 1 token do not fit the model,
 // DataError when logits are not finite. REQUIRES prompts that are not empty, of ids below V.
-std::vector<std::vector<int64_t>> generate_greedy(const Llama& llama, WeightSource& weights,
+std::vector<std::vector<int64_t>> generate_greedy(const Model& model, WeightSource& weights,
                                                   std::span<const std::vector<int64_t>> prompts,
                                                   const GenerationOptions& options);
 

@@ -1,52 +1,47 @@
 #include "model/lora.h"
 
-#include <algorithm>
-
 #include "base/error.h"
 
 namespace vax::model {
 namespace {
 
-constexpr std::array<std::string_view, kNumProjections> kNames = {
-    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
+// Empty where the block has no such layer.
+std::string target_name(const Spec& spec, size_t projection) {
+  const std::string& name = spec.names.linears.at(projection);
+  return name.substr(name.find_last_of('.') + 1);
+}
 
-std::string all_names() {
+std::string all_names(const Spec& spec) {
   std::string list;
-  for (const std::string_view name : kNames) list += cat(list.empty() ? "" : ", ", name);
+  for (size_t p = 0; p < kNumProjections; ++p)
+    if (const std::string name = target_name(spec, p); !name.empty())
+      list += cat(list.empty() ? "" : ", ", name);
   return list;
 }
 
 }  // namespace
 
-std::string_view projection_name(Projection projection) { return kNames.at(projection); }
-
-std::string projection_path(Projection projection) {
-  return cat(projection < kGate ? "self_attn." : "mlp.", projection_name(projection));
-}
-
-LoraSpec make_lora_spec(int64_t r, double alpha, const std::vector<std::string>& targets) {
-  LoraSpec spec{.r = r, .alpha = alpha};
-  if (targets.empty()) spec.targets.fill(true);
+LoraSpec make_lora_spec(const Spec& spec, int64_t r, double alpha,
+                        const std::vector<std::string>& targets) {
+  LoraSpec lora{.r = r, .alpha = alpha};
+  for (size_t p = 0; p < kNumProjections; ++p)
+    lora.targets[p] = targets.empty() && !target_name(spec, p).empty();
   for (const std::string& target : targets) {
-    const auto found = std::find(kNames.begin(), kNames.end(), target);
-    if (found == kNames.end())
-      throw ConfigError(cat("adapter.targets: no linear layer is called '", target,
-                            "'; a Llama block has ", all_names()));
-    spec.targets[static_cast<size_t>(found - kNames.begin())] = true;
+    size_t p = 0;
+    while (p < kNumProjections && (target.empty() || target_name(spec, p) != target)) ++p;
+    if (p == kNumProjections)
+      throw ConfigError(cat("adapter.targets: no linear layer is called '", target, "'; a ",
+                            spec.family, " block has ", all_names(spec)));
+    lora.targets[p] = true;
   }
-  return spec;
+  return lora;
 }
 
-std::vector<std::string> target_names(const LoraSpec& spec) {
+std::vector<std::string> target_names(const Spec& spec, const LoraSpec& lora) {
   std::vector<std::string> names;
   for (size_t p = 0; p < kNumProjections; ++p)
-    if (spec.targets[p]) names.emplace_back(kNames[p]);
+    if (lora.targets[p]) names.push_back(target_name(spec, p));
   return names;
-}
-
-std::string lora_parameter_name(int layer, Projection projection, bool is_a) {
-  return cat("base_model.model.model.layers.", layer, ".", projection_path(projection),
-             is_a ? ".lora_A.weight" : ".lora_B.weight");
 }
 
 }  // namespace vax::model

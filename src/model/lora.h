@@ -1,13 +1,13 @@
-// Low-rank adapters of the linear layers of a block: which layers have one, and how their tensors
-// are named in PEFT files.
+// Low-rank adapters of the linear layers of a block: which layers have one, under the names that
+// the family gives them.
 #pragma once
 
 #include <array>
 #include <cstdint>
 #include <string>
-#include <string_view>
 #include <vector>
 
+#include "model/spec.h"
 #include "model/weights.h"
 
 namespace vax::model {
@@ -21,15 +21,10 @@ struct LoraSpec {
   double scale() const { return r > 0 ? alpha / static_cast<double>(r) : 0; }
 };
 
-// "q_proj", ..., and its place in a block: "self_attn.q_proj", ..., "mlp.down_proj".
-std::string_view projection_name(Projection projection);
-std::string projection_path(Projection projection);
-
-// Target names as in PEFT; empty = all seven. THROWS ConfigError for a name that no layer has.
-LoraSpec make_lora_spec(int64_t r, double alpha, const std::vector<std::string>& targets);
-std::vector<std::string> target_names(const LoraSpec& spec);
-
-// "base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight"
-std::string lora_parameter_name(int layer, Projection projection, bool is_a);
+// Target names as in PEFT, the last part of a linear layer's name ("q_proj"); empty = all of them.
+// THROWS ConfigError for a name that no layer has.
+LoraSpec make_lora_spec(const Spec& spec, int64_t r, double alpha,
+                        const std::vector<std::string>& targets);
+std::vector<std::string> target_names(const Spec& spec, const LoraSpec& lora);
 
 }  // namespace vax::model

@@ -2,7 +2,7 @@
 // forward and backward, and gives them back; whether they lie in memory or are gathered from other
 // ranks for the occasion is the source's affair. Invariants:
 // - tensors are valid from acquire(unit) to release(unit); nothing saved may alias them;
-// - the order of acquires is the one that Llama::unit_uses() announces.
+// - the order of acquires is the one that Model::unit_uses() announces.
 #pragma once
 
 #include <ATen/core/Tensor.h>

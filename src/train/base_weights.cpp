@@ -18,10 +18,6 @@ namespace {
 
 constexpr std::string_view kWeightSuffix = ".weight";
 
-bool ends_with(std::string_view text, std::string_view suffix) {
-  return text.size() >= suffix.size() && text.substr(text.size() - suffix.size()) == suffix;
-}
-
 io::TargetType target_of(const at::Tensor& tensor) {
   if (tensor.scalar_type() == at::kBFloat16) return io::TargetType::kBFloat16;
   VAX_CHECK(tensor.scalar_type() == at::kFloat, "weights are fp32 or bf16");
@@ -35,9 +31,9 @@ void for_each_member(const FlatLayout& layout, const Function& function) {
       for (const FlatMember& member : group.members) function(member);
 }
 
-// A file may hold these besides the parameters; transformers ignores them too.
-bool is_ignorable(const std::string& name) {
-  return ends_with(name, "rotary_emb.inv_freq") || name == "lm_head.weight";
+// `pattern`: a name, or the end of one behind a "*".
+bool matches(const std::string& name, std::string_view pattern) {
+  return pattern.starts_with('*') ? name.ends_with(pattern.substr(1)) : name == pattern;
 }
 
 void check_shape(const std::string& file, const std::string& name,
@@ -50,13 +46,14 @@ void check_shape(const std::string& file, const std::string& name,
 }  // namespace
 
 BaseWeights::BaseWeights(const std::filesystem::path& directory, const FlatLayout& layout,
-                         std::span<const std::string> merge)
+                         std::span<const std::string> ignored, std::span<const std::string> merge)
     : directory_(io::WeightDirectory::open(directory)) {
-  check_tensors(layout);
+  check_tensors(layout, ignored);
   for (const std::string& adapter : merge) add_adapter(layout, adapter);
 }
 
-void BaseWeights::check_tensors(const FlatLayout& layout) const {
+void BaseWeights::check_tensors(const FlatLayout& layout,
+                                std::span<const std::string> ignored) const {
   std::set<std::string> wanted;
   for_each_member(layout, [&](const FlatMember& member) {
     const io::TensorInfo& info = directory_.at(member.name);
@@ -66,8 +63,11 @@ void BaseWeights::check_tensors(const FlatLayout& layout) const {
                           ": expected F32, BF16, F16 or F64, found ", io::dtype_name(info.dtype)));
     wanted.insert(member.name);
   });
+  const auto is_ignored = [&](const std::string& name) {
+    return std::ranges::any_of(ignored, [&](const std::string& p) { return matches(name, p); });
+  };
   for (const std::string& name : directory_.names())
-    if (!wanted.contains(name) && !is_ignorable(name))
+    if (!wanted.contains(name) && !is_ignored(name))
       throw DataError(cat(directory_.find(name)->file, ": tensor ", name,
                           ": config.json describes a model without it"));
 }

@@ -17,7 +17,7 @@
 #include "base/flat_layout.h"
 #include "io/peft_adapter.h"
 #include "io/weights.h"
-#include "model/llama_config.h"
+#include "model/spec.h"
 #include "train/sharded_weights.h"
 
 namespace vax::train {
@@ -25,11 +25,10 @@ namespace vax::train {
 class BaseWeights {
  public:
   // Opens and validates everything before anything is allocated: every parameter of `layout` is in
-  // the directory with its shape, nothing else is (but what transformers drops too: rotary
-  // inv_freq, the copy of a tied head), and every adapter fits. THROWS DataError naming file,
-  // tensor, expected and found.
+  // the directory with its shape, nothing else is but what `ignored` allows (ModuleNames::ignored),
+  // and every adapter fits. THROWS DataError naming file, tensor, expected and found.
   BaseWeights(const std::filesystem::path& directory, const FlatLayout& layout,
-              std::span<const std::string> merge);
+              std::span<const std::string> ignored, std::span<const std::string> merge);
 
   // The elements of `member` from `first` on, as many as `destination` (fp32 or bf16) has. With
   // merged adapters the sum W + sum over adapters scale B A is formed in fp32 and rounded once.
@@ -41,7 +40,7 @@ class BaseWeights {
     const io::AdapterModule* module;
     double scale;
   };
-  void check_tensors(const FlatLayout& layout) const;
+  void check_tensors(const FlatLayout& layout, std::span<const std::string> ignored) const;
   void add_adapter(const FlatLayout& layout, const std::string& directory);
   void add_delta(const Delta& delta, const FlatMember& member, int64_t first,
                  at::Tensor& values) const;

@@ -4,22 +4,22 @@
 
 #include "base/error.h"
 #include "base/stopwatch.h"
-#include "model/llama_layout.h"
+#include "model/families/built_in.h"
 
 namespace vax::train {
 namespace {
 
-model::LlamaConfig config_of(const ModelRequest& request) {
-  return model::read_llama_config(std::filesystem::path(request.model.path) / "config.json");
+model::Spec spec_of(const ModelRequest& request) {
+  return model::built_in_families().read(std::filesystem::path(request.model.path) / "config.json");
 }
 
-model::LoraSpec lora_of(const ModelRequest& request,
+model::LoraSpec lora_of(const ModelRequest& request, const model::Spec& spec,
                         const std::optional<io::PeftAdapter>& initial) {
   if (!request.adapter) return {};
   if (initial)
-    return model::make_lora_spec(initial->config().r, initial->config().alpha,
+    return model::make_lora_spec(spec, initial->config().r, initial->config().alpha,
                                  initial->config().targets);
-  return model::make_lora_spec(request.adapter->r, request.adapter->alpha,
+  return model::make_lora_spec(spec, request.adapter->r, request.adapter->alpha,
                                request.adapter->targets);
 }
 
@@ -34,14 +34,19 @@ int64_t gathered_bytes(const FlatLayout& layout, at::ScalarType type) {
   return count * static_cast<int64_t>(at::elementSize(type));
 }
 
+ModelPlan plan_of(const ModelRequest& request, const std::optional<io::PeftAdapter>& initial) {
+  const model::Spec spec = spec_of(request);
+  return ModelPlan(request, spec, lora_of(request, spec, initial));
+}
+
 // Planes gather into memory of their own: the budget is divided by their sizes.
 void divide_residency(double residency_gib, ModelPlan& plan) {
   const int64_t frozen =
-      gathered_bytes(plan.llama->frozen_layout(), plan.frozen_units.gather_dtype);
+      gathered_bytes(plan.model->frozen_layout(), plan.frozen_units.gather_dtype);
   const int64_t trainable =
-      gathered_bytes(plan.llama->trainable_layout(), plan.trainable_units.gather_dtype);
+      gathered_bytes(plan.model->trainable_layout(), plan.trainable_units.gather_dtype);
   const FlatLayout& copied =
-      plan.train_base ? plan.llama->trainable_layout() : plan.llama->frozen_layout();
+      plan.train_base ? plan.model->trainable_layout() : plan.model->frozen_layout();
   const int64_t probe = plan.probe && !plan.probe_shares_weights
                             ? gathered_bytes(copied, plan.probe_units.gather_dtype)
                             : 0;
@@ -57,16 +62,17 @@ at::ScalarType compute_dtype_of(const ModelOptions& options) {
   return options.dtype == ModelDtype::kBf16 ? at::kBFloat16 : at::kFloat;
 }
 
-ModelPlan::ModelPlan(const ModelRequest& request, const model::LlamaConfig& config,
+ModelPlan::ModelPlan(const ModelRequest& request, const model::Spec& spec,
                      const model::LoraSpec& lora)
     : train_base(request.train_base) {
   const at::ScalarType compute = compute_dtype_of(request.model);
-  llama = std::make_unique<model::Llama>(config, lora, train_base, compute, request.device);
+  model = model::make_model(spec, lora, train_base, compute, request.device);
   probe_is_fp8 = request.probe_dtype == ProbeDtype::kFp8;
   probe_shares_weights = probe_is_fp8 && compute == at::kBFloat16;
   if (probe_is_fp8 || (request.probe_dtype == ProbeDtype::kBf16 && compute != at::kBFloat16))
-    probe = std::make_unique<model::Llama>(config, lora, train_base, at::kBFloat16, request.device);
-  if (config.tie_word_embeddings) nesting = {.outer = llama->head_unit(), .inner = 0};
+    probe = model::make_model(spec, lora, train_base, at::kBFloat16, request.device);
+  if (const auto held = model->held_together())
+    nesting = {.outer = held->outer, .inner = held->inner};
 
   dist::ShardedUnitsOptions common{.prefetch = static_cast<int>(request.shard.prefetch),
                                    .held_at_once = nesting ? 2 : 1,
@@ -90,9 +96,9 @@ ModelState::ModelState(const ModelRequest& request) : ModelState(request, open_i
 ModelState::ModelState(const ModelRequest& request, std::optional<io::PeftAdapter> initial)
     : request_(request),
       initial_(std::move(initial)),
-      plan_(request_, config_of(request_), lora_of(request_, initial_)),
-      base_(std::make_unique<BaseWeights>(
-          request_.model.path, model::base_layout(plan_.llama->config()), request_.merge)) {}
+      plan_(plan_of(request_, initial_)),
+      base_(std::make_unique<BaseWeights>(request_.model.path, model().base_layout(),
+                                          model().spec().names.ignored, request_.merge)) {}
 
 void ModelState::allocate(Mesh& mesh) {
   const auto on_node = [](dist::ShardedUnitsOptions options,
@@ -101,9 +107,9 @@ void ModelState::allocate(Mesh& mesh) {
     if (node) options.node = &*node;
     return options;
   };
-  frozen_ = std::make_unique<Plane>(llama().frozen_layout(), *mesh.frozen,
+  frozen_ = std::make_unique<Plane>(model().frozen_layout(), *mesh.frozen,
                                     on_node(plan_.frozen_units, mesh.frozen_node));
-  trainable_ = std::make_unique<Plane>(llama().trainable_layout(), *mesh.trainable,
+  trainable_ = std::make_unique<Plane>(model().trainable_layout(), *mesh.trainable,
                                        on_node(plan_.trainable_units, mesh.trainable_node));
   begin_update();
   weights_ = std::make_unique<ShardedWeights>(*frozen_, *trainable_, plan_.nesting);
@@ -155,7 +161,7 @@ ModelState ModelState::load(const ModelRequest& request, Mesh& mesh) {
 
 PassModel ModelState::probe_model() {
   if (!plan_.probe) return update_model();
-  return {.llama = *plan_.probe, .weights = probe_weights_ ? *probe_weights_ : *weights_};
+  return {.model = *plan_.probe, .weights = probe_weights_ ? *probe_weights_ : *weights_};
 }
 
 void ModelState::begin_step(const std::vector<UnitUse>& uses) {
@@ -171,12 +177,10 @@ int ModelState::num_slots() const {
          (probe_plane_ ? probe_plane_->units().num_slots() : 0);
 }
 
-int64_t ModelState::num_parameters() const {
-  return vax::num_parameters(model::base_layout(llama().config()));
-}
+int64_t ModelState::num_parameters() const { return vax::num_parameters(model().base_layout()); }
 
 int64_t ModelState::num_trainable() const {
-  return vax::num_parameters(llama().trainable_layout());
+  return vax::num_parameters(model().trainable_layout());
 }
 
 }  // namespace vax::train

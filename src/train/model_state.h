@@ -1,4 +1,4 @@
-// A loaded model on this rank: the Llama, its weights as sharded planes, and the source that serves
+// A loaded model on this rank: the model, its weights as sharded planes, and the source that serves
 // them; where asked for, a second pair of them for a probe of lower precision. What every
 // subcommand that runs a model starts from.
 //
@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "io/peft_adapter.h"
-#include "model/llama.h"
+#include "model/model.h"
 #include "train/base_weights.h"
 #include "train/mesh.h"
 #include "train/model_options.h"
@@ -39,12 +39,11 @@ at::ScalarType compute_dtype_of(const ModelOptions& options);
 
 // A request's model and how its planes are stored: all that can be said without weights.
 struct ModelPlan {
-  ModelPlan(const ModelRequest& request, const model::LlamaConfig& config,
-            const model::LoraSpec& lora);
+  ModelPlan(const ModelRequest& request, const model::Spec& spec, const model::LoraSpec& lora);
 
   bool train_base;
-  std::unique_ptr<model::Llama> llama;
-  std::unique_ptr<model::Llama> probe;  // null: pass 1 has the update's precision
+  std::unique_ptr<model::Model> model;
+  std::unique_ptr<model::Model> probe;  // null: pass 1 has the update's precision
   // The probe computes with the weights' type: it needs no copies of them but those that fp8 makes.
   bool probe_shares_weights = false;
   bool probe_is_fp8 = false;
@@ -70,11 +69,11 @@ class ModelState {
   static ModelState load(const ModelRequest& request, Mesh& mesh);
 
   const ModelPlan& plan() const { return plan_; }
-  const model::Llama& llama() const { return *plan_.llama; }
+  const model::Model& model() const { return *plan_.model; }
   Plane& frozen() { return *frozen_; }
   Plane& trainable() { return *trainable_; }
   ShardedWeights& weights() { return *weights_; }
-  PassModel update_model() { return {.llama = *plan_.llama, .weights = *weights_}; }
+  PassModel update_model() { return {.model = *plan_.model, .weights = *weights_}; }
   // The update's without a probe of its own.
   PassModel probe_model();
   const Plane* probe_plane() const { return probe_plane_.get(); }

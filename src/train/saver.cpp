@@ -82,12 +82,12 @@ void save_adapter(ModelState& state, const std::filesystem::path& directory,
   });
   reader.close();
   if (!is_writer) return;
-  const model::LoraSpec& lora = state.llama().lora();
+  const model::LoraSpec& lora = state.model().lora();
   io::write_adapter(directory,
                     {.r = lora.r,
                      .alpha = lora.alpha,
                      .dropout = dropout,
-                     .targets = model::target_names(lora),
+                     .targets = model::target_names(state.model().spec(), lora),
                      .base_model = base_model},
                     tensors);
 }
@@ -100,7 +100,7 @@ void save_model(ModelState& state, const std::filesystem::path& directory,
     reader.read_all();
     return;
   }
-  const bool bf16 = state.llama().compute_dtype() == at::kBFloat16;
+  const bool bf16 = state.model().compute_dtype() == at::kBFloat16;
   std::vector<io::TensorToWrite> tensors;
   for_each_member(plane.layout(), [&](int unit, const FlatMember& member) {
     tensors.push_back(

@@ -81,7 +81,7 @@ class ShardedWeights : public model::WeightSource {
 // Announces the uses of the coming step in order, to every plane those in which it takes part.
 // `probe` may be `update` itself, or share a plane with it. COLLECTIVE in effect.
 void begin_step(ShardedWeights& update, ShardedWeights& probe, const std::vector<UnitUse>& uses);
-// One source alone (Llama::unit_uses).
+// One source alone (Model::unit_uses).
 void begin_step(ShardedWeights& weights, const std::vector<int>& unit_uses);
 
 class ShardedGradientSink : public model::GradientSink {

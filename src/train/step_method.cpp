@@ -19,8 +19,8 @@ StepOutcome SftMethod::run(const StepBatch& batch) {
   passes_->run(batch, 0, [this](const PlacedStep& step) {
     const model::PassOptions options = update_pass_options(context_, step);
     loss_sum_.zero_();
-    for (const model::BatchView& micro_batch : step.micro_batches)
-      context_.update.llama.forward_backward(micro_batch, context_.update.weights,
+    for (const model::PlacedBatch& micro_batch : step.micro_batches)
+      context_.update.model.forward_backward(micro_batch, context_.update.weights,
                                              &context_.gradients, options, loss_sum_);
   });
   double loss_sum = ops::device::to_number(loss_sum_);
@@ -31,12 +31,12 @@ StepOutcome SftMethod::run(const StepBatch& batch) {
 
 std::vector<UnitUse> SftMethod::unit_uses(int64_t /*step*/, size_t num_micro_batches) const {
   std::vector<UnitUse> uses;
-  append_uses(context_.update.llama, num_micro_batches, false, uses);
+  append_uses(context_.update.model, num_micro_batches, false, uses);
   return uses;
 }
 
-void append_uses(const model::Llama& llama, size_t count, bool probe, std::vector<UnitUse>& uses) {
-  const std::vector<int> once = llama.unit_uses(true);
+void append_uses(const model::Model& model, size_t count, bool probe, std::vector<UnitUse>& uses) {
+  const std::vector<int> once = model.unit_uses(true);
   for (size_t i = 0; i < count; ++i)
     for (const int unit : once) uses.push_back({.unit = unit, .probe = probe});
 }

@@ -11,7 +11,7 @@
 #include "base/packed_batch.h"
 #include "dist/comm/call_log.h"
 #include "dist/comm/collectives.h"
-#include "model/llama.h"
+#include "model/model.h"
 #include "model/weights.h"
 #include "train/train_options.h"
 
@@ -19,7 +19,7 @@ namespace vax::train {
 
 // A model with the weights that it computes with.
 struct PassModel {
-  const model::Llama& llama;
+  const model::Model& model;
   model::WeightSource& weights;
 };
 
@@ -49,7 +49,7 @@ struct StepContext {
     return device_world != nullptr ? *device_world : world;
   }
   at::TensorOptions sum_options() const {
-    return at::TensorOptions(at::kDouble).device(update.llama.device());
+    return at::TensorOptions(at::kDouble).device(update.model.device());
   }
 
   // REQUIRES a static text.
@@ -107,6 +107,6 @@ class SftMethod : public StepMethod {
 };
 
 // Appends the uses of `count` forward and backward passes.
-void append_uses(const model::Llama& llama, size_t count, bool probe, std::vector<UnitUse>& uses);
+void append_uses(const model::Model& model, size_t count, bool probe, std::vector<UnitUse>& uses);
 
 }  // namespace vax::train

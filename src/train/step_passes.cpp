@@ -65,7 +65,6 @@ struct StepPasses::Numbers {
 };
 
 struct StepPasses::Captured {
-  std::vector<model::PlacedBatch> batches;
   PlacedStep placed;
   bool has_run = false;
   std::unique_ptr<ops::device::Graph> graph;
@@ -104,11 +103,8 @@ PlacedStep StepPasses::numbers_of(const StepBatch& batch) const {
 void StepPasses::run_placed(const StepBatch& batch,
                             const std::function<void(const PlacedStep&)>& work) {
   PlacedStep step = numbers_of(batch);
-  std::vector<model::PlacedBatch> placed;
-  placed.reserve(batch.micro_batches.size());
   for (const PackedBatch& micro_batch : batch.micro_batches)
-    step.micro_batches.push_back(
-        placed.emplace_back(micro_batch, context_.update.llama.device()).view());
+    step.micro_batches.emplace_back(micro_batch, context_.update.model.device());
   work(step);
 }
 
@@ -116,8 +112,8 @@ StepPasses::Captured& StepPasses::captured(const StepBatch& batch, int kind) {
   std::vector<model::BatchExtent> extents;
   Key key = {kind};
   for (const PackedBatch& micro_batch : batch.micro_batches) {
-    const model::BatchExtent e = rounded(model::extent_of(micro_batch),
-                                         context_.update.llama.config().max_position_embeddings);
+    const model::BatchExtent e =
+        rounded(model::extent_of(micro_batch), context_.update.model.max_positions());
     extents.push_back(e);
     key.insert(key.end(), {e.num_tokens, e.num_sequences, e.num_labels, e.longest});
   }
@@ -126,16 +122,16 @@ StepPasses::Captured& StepPasses::captured(const StepBatch& batch, int kind) {
     found = std::make_shared<Captured>();
     found->placed = numbers_of(batch);
     for (const model::BatchExtent& extent : extents)
-      found->placed.micro_batches.push_back(
-          found->batches.emplace_back(extent, context_.update.llama.device()).view());
+      found->placed.micro_batches.emplace_back(extent, context_.update.model.device());
   }
-  for (size_t i = 0; i < extents.size(); ++i) found->batches[i].load(batch.micro_batches[i]);
+  for (size_t i = 0; i < extents.size(); ++i)
+    found->placed.micro_batches[i].load(batch.micro_batches[i]);
   return *found;
 }
 
 // A replay writes the gradients without asking for them: says that they are written.
 void StepPasses::note_gradients() {
-  for (int unit = 0; unit < context_.update.llama.num_units(); ++unit) {
+  for (int unit = 0; unit < context_.update.model.num_units(); ++unit) {
     context_.gradients.acquire(unit);
     context_.gradients.release(unit);
   }
@@ -144,9 +140,9 @@ void StepPasses::note_gradients() {
 void StepPasses::run(const StepBatch& batch, int kind,
                      const std::function<void(const PlacedStep&)>& work) {
   for (const PackedBatch& micro_batch : batch.micro_batches)
-    model::check_batch(micro_batch, context_.update.llama.config());
+    model::check_batch(micro_batch, context_.update.model.spec());
   if (ops::device::is_selected()) {
-    if (!numbers_) numbers_ = std::make_shared<Numbers>(context_.update.llama.device());
+    if (!numbers_) numbers_ = std::make_shared<Numbers>(context_.update.model.device());
     numbers_->load(batch, context_.train.seed);
   }
   if (!context_.use_graphs) return run_placed(batch, work);

@@ -14,7 +14,7 @@
 #include <memory>
 #include <vector>
 
-#include "model/batch_view.h"
+#include "model/placed_batch.h"
 #include "ops/device/runtime.h"
 #include "train/step_method.h"
 
@@ -22,7 +22,7 @@ namespace vax::train {
 
 // The inputs of a step's passes, in the memory of the device.
 struct PlacedStep {
-  std::vector<model::BatchView> micro_batches;
+  std::vector<model::PlacedBatch> micro_batches;
   at::Tensor loss_scale;  // 1 / N, fp64, one element
   // Of the update's masks and of masks that a probe has for itself. Keys lie on the device, two
   // words each, and count there; null on a host, where the streams do.

@@ -59,12 +59,10 @@ PlanePlan plan_plane(std::string name, const FlatLayout& layout, int group_size,
 }
 
 // Units in the order in which the backward of a pass releases their gradients.
-std::vector<int> gradient_releases(const model::Llama& llama, const MethodPlan& method,
+std::vector<int> gradient_releases(const model::Model& model, const MethodPlan& method,
                                    const Workload& workload) {
-  const PlaneOutline outline(llama.trainable_layout());
-  std::vector<int> once;
-  if (llama.config().tie_word_embeddings) once.push_back(0);
-  for (int unit = llama.head_unit(); unit >= 0; --unit) once.push_back(unit);
+  const PlaneOutline outline(model.trainable_layout());
+  const std::vector<int> once = model.gradient_uses();
   std::vector<int> releases;
   const int64_t passes =
       workload.num_micro_batches *
@@ -79,14 +77,13 @@ int64_t largest_pass(const ModelPlan& model, const Layout& layout, const MethodP
                      const Workload& workload) {
   int64_t largest = 0;
   for (const PassPlan& pass : method.passes)
-    largest = std::max(
-        largest, model::activation_bytes(pass.probe && model.probe ? *model.probe : *model.llama,
-                                         {.num_tokens = workload.micro_tokens,
-                                          .num_labels = workload.micro_labels,
-                                          .weight_gradients = pass.weight_gradients,
-                                          .recompute = pass.recompute,
-                                          .num_sequences = workload.micro_rows,
-                                          .on_device = layout.on_device}));
+    largest = std::max(largest, (pass.probe && model.probe ? *model.probe : *model.model)
+                                    .activation_bytes({.num_tokens = workload.micro_tokens,
+                                                       .num_labels = workload.micro_labels,
+                                                       .weight_gradients = pass.weight_gradients,
+                                                       .recompute = pass.recompute,
+                                                       .num_sequences = workload.micro_rows,
+                                                       .on_device = layout.on_device}));
   return largest;
 }
 
@@ -104,10 +101,10 @@ int64_t MemoryParts::total() const {
   return sum;
 }
 
-MethodPlan sft_plan(const TrainOptions& options, const model::Llama& llama,
+MethodPlan sft_plan(const TrainOptions& options, const model::Model& model,
                     size_t num_micro_batches) {
   MethodPlan plan{.passes = {{.recompute = options.recompute != Recompute::kNone}}};
-  append_uses(llama, num_micro_batches, false, plan.uses);
+  append_uses(model, num_micro_batches, false, plan.uses);
   return plan;
 }
 
@@ -139,8 +136,8 @@ StepPlan plan_step(const ModelPlan& model, const ShardOptions& shard, const Layo
                    const MethodPlan& method, const Workload& workload) {
   const int frozen_size = group_size_of(shard.frozen, false, shard, layout);
   const int trainable_size = group_size_of(shard.trainable, true, shard, layout);
-  const FlatLayout &frozen = model.llama->frozen_layout(),
-                   &trainable = model.llama->trainable_layout();
+  const FlatLayout &frozen = model.model->frozen_layout(),
+                   &trainable = model.model->trainable_layout();
   // The probe has copies of the plane that holds the base; the other one both passes share.
   const bool has_probe = model.probe != nullptr && !model.probe_shares_weights;
   const auto users_of = [&](bool copied) {
@@ -176,7 +173,7 @@ StepPlan plan_step(const ModelPlan& model, const ShardOptions& shard, const Layo
   const PlaneOutline outline(trainable);
   const dist::GradientPlan gradients = dist::plan_gradients(
       counts_of(outline.units()), trainable_size, model.trainable_units.node_shared,
-      gradient_releases(*model.llama, method, workload));
+      gradient_releases(*model.model, method, workload));
   plan.memory.gradients = gradients.shard_bytes + gradients.buffer_bytes;
   plan.memory.optimizer = 2 * gradients.shard_bytes;
   plan.wire.reduce = gradients.reduced_bytes;

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "dist/shard/sharding_plan.h"
-#include "model/activation_memory.h"
+#include "model/model.h"
 #include "train/model_state.h"
 #include "train/shard_options.h"
 #include "train/step_method.h"
@@ -67,7 +67,7 @@ struct MethodPlan {
   int64_t kept_bytes_per_token = 0, kept_bytes = 0;
   bool keeps_one_micro_batch = false;  // at a time; else all of the rank's share
 };
-MethodPlan sft_plan(const TrainOptions& options, const model::Llama& llama,
+MethodPlan sft_plan(const TrainOptions& options, const model::Model& model,
                     size_t num_micro_batches);
 
 // What a rank is given in a step, at most.

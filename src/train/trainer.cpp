@@ -71,7 +71,7 @@ Trainer::Trainer(const TrainerInputs& inputs)
                 .seed = in_.train.seed,
                 .shuffle = in_.data.shuffle}),
       num_steps_(num_training_steps(in_.train, sampler_.steps_per_epoch())),
-      gradients_(*in_.mesh.reduce, in_.state.trainable().unit_layout(), in_.state.llama().device(),
+      gradients_(*in_.mesh.reduce, in_.state.trainable().unit_layout(), in_.state.model().device(),
                  in_.mesh.trainable_node ? &*in_.mesh.trainable_node : nullptr),
       sink_(in_.state.trainable(), gradients_),
       optimizer_(in_.state.trainable(), gradients_, in_.train),

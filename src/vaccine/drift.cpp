@@ -59,42 +59,42 @@ const PackedBatch& DriftMeter::batch_of(size_t round) const {
   return index < batches_.size() ? batches_[index] : none_;
 }
 
-DriftMeter::LayerStates DriftMeter::hidden_states(const model::Llama& llama,
+DriftMeter::LayerStates DriftMeter::hidden_states(const model::Model& model,
                                                   model::WeightSource& weights,
                                                   const PackedBatch& batch) {
-  LayerStates states(static_cast<size_t>(llama.num_layers()));
+  LayerStates states(static_cast<size_t>(model.num_layers()));
   model::PassOptions options;
   options.forward_boundary = [&](int layer, const at::Tensor& e_TD, at::Tensor&) {
     states[static_cast<size_t>(layer)] = e_TD.to(at::kFloat, false, true);
   };
-  llama.forward(batch, weights, options);
+  model.forward(batch, weights, options);
   return states;
 }
 
-int64_t DriftMeter::reference_bytes(const model::Llama& llama) const {
+int64_t DriftMeter::reference_bytes(const model::Model& model) const {
   int64_t num_tokens = 0;
   for (size_t round = 0; round < num_rounds(); ++round) num_tokens += batch_of(round).num_tokens();
-  return num_tokens * llama.num_layers() * llama.dims().hidden_size *
+  return num_tokens * model.num_layers() * model.hidden_size() *
          static_cast<int64_t>(sizeof(float));
 }
 
-void DriftMeter::set_reference(const model::Llama& llama, model::WeightSource& weights) {
+void DriftMeter::set_reference(const model::Model& model, model::WeightSource& weights) {
   reference_.clear();
   for (size_t round = 0; round < num_rounds(); ++round)
-    reference_.push_back(hidden_states(llama, weights, batch_of(round)));
+    reference_.push_back(hidden_states(model, weights, batch_of(round)));
 }
 
-io::DriftRecord DriftMeter::measure(const model::Llama& llama, model::WeightSource& weights,
+io::DriftRecord DriftMeter::measure(const model::Model& model, model::WeightSource& weights,
                                     int64_t step) {
   VAX_CHECK(reference_.size() == num_rounds(), "drift is measured against a reference");
-  const auto num_layers = static_cast<size_t>(llama.num_layers());
+  const auto num_layers = static_cast<size_t>(model.num_layers());
   const size_t num_batches = batches_.size();
   // [layer][sum], then l2sq [layer][batch]; one reduction for all.
   std::vector<double> sums(num_layers * (kNumSums + num_batches), 0.0);
   double* const l2sq = sums.data() + num_layers * kNumSums;
   for (size_t round = 0; round < num_rounds(); ++round) {
     const PackedBatch& batch = batch_of(round);
-    const LayerStates states = hidden_states(llama, weights, batch);
+    const LayerStates states = hidden_states(model, weights, batch);
     if (batch.empty()) continue;
     const size_t index = static_cast<size_t>(&batch - batches_.data());
     std::vector<at::Tensor> of_layers;

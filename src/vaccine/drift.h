@@ -16,7 +16,7 @@
 #include "base/packed_batch.h"
 #include "dist/comm/collectives.h"
 #include "io/run_records.h"
-#include "model/llama.h"
+#include "model/model.h"
 #include "model/weights.h"
 
 namespace vax::vaccine {
@@ -27,19 +27,19 @@ class DriftMeter {
   DriftMeter(std::vector<PackedBatch> batches, dist::Collectives& world);
 
   // Hidden states of these weights become the reference. COLLECTIVE over world.
-  void set_reference(const model::Llama& llama, model::WeightSource& weights);
+  void set_reference(const model::Model& model, model::WeightSource& weights);
   // Drift of these weights against the reference; the same record on every rank.
   // REQUIRES set_reference(). COLLECTIVE over world.
-  io::DriftRecord measure(const model::Llama& llama, model::WeightSource& weights, int64_t step);
+  io::DriftRecord measure(const model::Model& model, model::WeightSource& weights, int64_t step);
   // What this rank keeps of a reference: 4 bytes per token of its batches, layer and hidden unit.
-  int64_t reference_bytes(const model::Llama& llama) const;
+  int64_t reference_bytes(const model::Model& model) const;
 
  private:
   using LayerStates = std::vector<at::Tensor>;  // [layer] of [T, D] fp32
   size_t num_rounds() const;
   // The batch of this rank in a round; an empty one when it has none.
   const PackedBatch& batch_of(size_t round) const;
-  static LayerStates hidden_states(const model::Llama& llama, model::WeightSource& weights,
+  static LayerStates hidden_states(const model::Model& model, model::WeightSource& weights,
                                    const PackedBatch& batch);
 
   std::vector<PackedBatch> batches_;

@@ -15,7 +15,7 @@ bool is_two_pass(const VaccineOptions& options, int64_t step) {
 }
 
 // Is there a probe of its own, and is it this step's turn to be checked?
-bool is_checked(const VaccineOptions& options, const model::Llama* probe, int64_t step) {
+bool is_checked(const VaccineOptions& options, const model::Model* probe, int64_t step) {
   return probe != nullptr && options.probe_check_interval > 0 &&
          (step - 1) % options.probe_check_interval == 0;
 }
@@ -30,30 +30,30 @@ bool recomputes_probe(const TrainOptions& train) { return train.recompute == Rec
 }  // namespace
 
 train::MethodPlan vaccine_plan(const VaccineOptions& options, const TrainOptions& train,
-                               const model::Llama& llama, const model::Llama* probe, int64_t step,
+                               const model::Model& model, const model::Model* probe, int64_t step,
                                size_t num_micro_batches) {
-  if (!is_two_pass(options, step)) return train::sft_plan(train, llama, num_micro_batches);
+  if (!is_two_pass(options, step)) return train::sft_plan(train, model, num_micro_batches);
   const bool checked = is_checked(options, probe, step);
   const train::PassPlan first{.weight_gradients = false, .recompute = recomputes_probe(train)};
-  train::MethodPlan plan = train::sft_plan(train, llama, 0);
+  train::MethodPlan plan = train::sft_plan(train, model, 0);
   plan.passes.push_back(first);
   plan.passes.back().probe = true;
   if (checked) plan.passes.push_back(first);
   const size_t size = group_size(options, num_micro_batches);
   for (size_t i = 0; i < num_micro_batches; i += size) {
-    train::append_uses(llama, size, true, plan.uses);
-    if (checked) train::append_uses(llama, size, false, plan.uses);
-    train::append_uses(llama, size, false, plan.uses);
+    train::append_uses(model, size, true, plan.uses);
+    if (checked) train::append_uses(model, size, false, plan.uses);
+    train::append_uses(model, size, false, plan.uses);
   }
-  const Perturbation kept(options, llama.num_layers(), {.width = llama.config().hidden_size});
+  const Perturbation kept(options, model.num_layers(), {.width = model.hidden_size()});
   plan.keeps_one_micro_batch = size == 1;
-  const int64_t width = kept.num_perturbed() * llama.config().hidden_size;
+  const int64_t width = kept.num_perturbed() * model.hidden_size();
   if (kept.direction() == Direction::kShared)
     plan.kept_bytes = width * static_cast<int64_t>(sizeof(float));
   else
     plan.kept_bytes_per_token =
         width *
-        static_cast<int64_t>(at::elementSize((probe != nullptr ? *probe : llama).compute_dtype()));
+        static_cast<int64_t>(at::elementSize((probe != nullptr ? *probe : model).compute_dtype()));
   return plan;
 }
 
@@ -69,11 +69,11 @@ VaccineMethod::VaccineMethod(train::StepContext context, const VaccineOptions& o
       options_(options),
       one_pass_(context),
       passes_(context),
-      kept_({.width = context.update.llama.config().hidden_size,
-             .dtype = context.probe.llama.compute_dtype(),
-             .device = context.update.llama.device()}),
-      perturbation_(options, context.update.llama.num_layers(), kept_),
-      sums_(context.update.llama.num_layers(), context.sum_options()) {}
+      kept_({.width = context.update.model.hidden_size(),
+             .dtype = context.probe.model.compute_dtype(),
+             .device = context.update.model.device()}),
+      perturbation_(options, context.update.model.num_layers(), kept_),
+      sums_(context.update.model.num_layers(), context.sum_options()) {}
 
 bool VaccineMethod::is_checked(int64_t step) const {
   return vaccine::is_checked(options_, own_probe(), step);
@@ -93,7 +93,7 @@ void VaccineMethod::run_probe(train::PassModel model, const train::PlacedStep& s
     options.backward_boundary = [&record, i](int layer, const at::Tensor& grad_TD) {
       record(i, layer, grad_TD);
     };
-    model.llama.forward_backward(step.micro_batches[group.first + i], model.weights, nullptr,
+    model.model.forward_backward(step.micro_batches[group.first + i], model.weights, nullptr,
                                  options, loss_sum);
   }
 }
@@ -111,7 +111,7 @@ void VaccineMethod::find_perturbation(const train::PlacedStep& step, Group group
 
 void VaccineMethod::check_perturbation(const train::PlacedStep& step, Group group) {
   context_.set_phase("check of the probe");
-  ProbeCheck check(perturbation_, context_.update.llama.num_layers(), kept_);
+  ProbeCheck check(perturbation_, context_.update.model.num_layers(), kept_);
   at::Tensor unused = at::zeros({}, context_.sum_options());
   run_probe(
       context_.update, step, group, unused,
@@ -126,7 +126,7 @@ void VaccineMethod::train_perturbed(const train::PlacedStep& step, Group group) 
     options.forward_boundary = [this, i](int layer, const at::Tensor&, at::Tensor& h_TD) {
       perturbation_.add_to(i, layer, h_TD);
     };
-    context_.update.llama.forward_backward(step.micro_batches[group.first + i],
+    context_.update.model.forward_backward(step.micro_batches[group.first + i],
                                            context_.update.weights, &context_.gradients, options,
                                            sums_.loss);
   }
@@ -140,7 +140,7 @@ void VaccineMethod::run_passes(const train::PlacedStep& step, bool checked) {
     const Group group{first, size};
     const Stopwatch watch;
     find_perturbation(step, group);
-    if (context_.update.llama.device().is_cpu()) pass1_s_ += watch.elapsed_s();
+    if (context_.update.model.device().is_cpu()) pass1_s_ += watch.elapsed_s();
     if (checked) check_perturbation(step, group);
     train_perturbed(step, group);
   }
@@ -176,7 +176,7 @@ train::StepOutcome VaccineMethod::outcome_of(const train::StepBatch& batch) {
 }
 
 std::vector<train::UnitUse> VaccineMethod::unit_uses(int64_t step, size_t num_micro_batches) const {
-  return vaccine_plan(options_, context_.train, context_.update.llama, own_probe(), step,
+  return vaccine_plan(options_, context_.train, context_.update.model, own_probe(), step,
                       num_micro_batches)
       .uses;
 }

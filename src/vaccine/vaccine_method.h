@@ -15,7 +15,7 @@ namespace vax::vaccine {
 
 // The uses of `step`, and what a step keeps; `probe` null: pass 1 runs on the update's weights.
 train::MethodPlan vaccine_plan(const VaccineOptions& options, const TrainOptions& train,
-                               const model::Llama& llama, const model::Llama* probe, int64_t step,
+                               const model::Model& model, const model::Model* probe, int64_t step,
                                size_t num_micro_batches);
 
 class VaccineMethod : public train::StepMethod {
@@ -32,8 +32,8 @@ class VaccineMethod : public train::StepMethod {
   struct Group {
     size_t first, count;
   };
-  const model::Llama* own_probe() const {
-    return &context_.probe.llama != &context_.update.llama ? &context_.probe.llama : nullptr;
+  const model::Model* own_probe() const {
+    return &context_.probe.model != &context_.update.model ? &context_.probe.model : nullptr;
   }
   bool is_checked(int64_t step) const;
   // What is summed over the step, fp64 on the device: views of one tensor.

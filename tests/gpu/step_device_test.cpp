@@ -18,6 +18,7 @@
 #include "data/packing.h"
 #include "dist/comm/communicator.h"
 #include "dist/device/device_group.h"
+#include "model/families/llama.h"
 #include "ops/device/runtime.h"
 #include "support/step_run.h"
 #include "support/tiny_llama.h"
@@ -60,7 +61,7 @@ std::vector<Case> all_cases() {
 }
 
 // Sizes that fp8 products and attention kernels take without padding.
-model::LlamaConfig config(bool tied) {
+model::Spec config(bool tied) {
   return {.vocab_size = 96,
           .hidden_size = 64,
           .intermediate_size = 160,
@@ -68,9 +69,10 @@ model::LlamaConfig config(bool tied) {
           .num_heads = 4,
           .num_kv_heads = 2,
           .head_dim = 16,
-          .max_position_embeddings = 64,
-          .tie_word_embeddings = tied,
-          .attention_bias = true};
+          .max_positions = 64,
+          .tied_head = tied,
+          .biases = {.qkv = true, .attention_out = true},
+          .names = model::llama_names()};
 }
 
 PackedBatch make_batch(const std::vector<int64_t>& lengths, int64_t first_id) {

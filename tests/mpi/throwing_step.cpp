@@ -70,8 +70,8 @@ void run_step(const vax::dist::Communicator& world, const std::string& mode) {
   ThrowingWeights pass1(whole.probe.weights, fails && mode == "weights1");
   ThrowingWeights pass2(whole.update.weights, fails && mode == "weights2");
   ThrowingGradients gradients(whole.gradients, fails && mode == "gradients");
-  vax::vaccine::VaccineMethod method({.update = {.llama = whole.update.llama, .weights = pass2},
-                                      .probe = {.llama = whole.probe.llama, .weights = pass1},
+  vax::vaccine::VaccineMethod method({.update = {.model = whole.update.model, .weights = pass2},
+                                      .probe = {.model = whole.probe.model, .weights = pass1},
                                       .gradients = gradients,
                                       .world = whole.world,
                                       .train = whole.train},

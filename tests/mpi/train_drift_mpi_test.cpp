@@ -9,6 +9,7 @@
 
 #include "data/packing.h"
 #include "dist/comm/communicator.h"
+#include "model/decoder/decoder.h"
 #include "support/memory_weights.h"
 #include "support/tiny_llama.h"
 #include "vaccine/drift.h"
@@ -37,7 +38,7 @@ std::vector<PackedBatch> make_batches(size_t count) {
 }
 
 // e_l in fp64, [layer] of [T, D].
-std::vector<at::Tensor> hidden_states(const model::Llama& llama, model::WeightSource& weights,
+std::vector<at::Tensor> hidden_states(const model::Decoder& llama, model::WeightSource& weights,
                                       const PackedBatch& batch) {
   std::vector<at::Tensor> states(kLayers);
   model::PassOptions options;
@@ -80,7 +81,7 @@ class DriftTest : public ::testing::TestWithParam<size_t> {
  protected:
   dist::Communicator communicator_ = dist::Communicator::world();
   std::unique_ptr<dist::Collectives> world_ = communicator_.make_collectives();
-  model::Llama llama_{testing::tiny_config(), {}, true, at::kFloat};
+  model::Decoder llama_{testing::tiny_config(), {}, true, at::kFloat};
   testing::MemoryWeights reference_{llama_, 1, 0.2};
   std::vector<PackedBatch> batches_ = make_batches(GetParam());
 };

@@ -179,7 +179,7 @@ TEST_P(ModesTest, RanksSendWhatThePlanSays) {
     SCOPED_TRACE(text(shard));
     const std::unique_ptr<StepRun> run = make_run(shard);
     const ModelPlan& model = run->state().plan();
-    const MethodPlan method = vaccine::vaccine_plan(kVaccine, run->train(), *model.llama,
+    const MethodPlan method = vaccine::vaccine_plan(kVaccine, run->train(), *model.model,
                                                     model.probe.get(), kStep, own.size());
     const StepPlan plan =
         plan_step(model, shard, {.num_ranks = world_.size(), .ranks_per_node = node_size()}, method,

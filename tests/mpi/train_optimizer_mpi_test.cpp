@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "dist/comm/communicator.h"
-#include "model/llama_layout.h"
+#include "model/decoder/layout.h"
 #include "support/tiny_llama.h"
 #include "train/base_weights.h"
 #include "train/optimizer.h"

@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "io/json_file.h"
-#include "model/llama_layout.h"
+#include "model/decoder/layout.h"
 #include "support/tiny_llama.h"
 
 namespace vax::train {
@@ -132,7 +132,7 @@ TEST_F(SaverTest, TheModelCanBeUsedAfterwards) {
   ModelState state = load(lora_request(path("adapter")));
   save_adapter(state, path("saved-between"), "", 0, is_writer());
   save_adapter(state, path("saved-between"), "", 0, is_writer());
-  const std::vector<int> uses = state.llama().unit_uses(true);
+  const std::vector<int> uses = state.model().unit_uses(true);
   begin_step(state.weights(), uses);
   for (const int unit : uses) {
     EXPECT_EQ(state.weights().acquire(unit)[model::kQkv].defined(), unit >= 1 && unit <= 3);

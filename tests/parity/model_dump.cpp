@@ -24,13 +24,14 @@
 #include "io/peft_adapter.h"
 #include "io/safetensors_writer.h"
 #include "io/weights.h"
-#include "model/llama.h"
+#include "model/decoder/decoder.h"
+#include "model/families/built_in.h"
 #include "support/memory_weights.h"
 
 namespace {
 
 using vax::cat;
-using vax::model::Llama;
+using vax::model::Decoder;
 using vax::model::PlacedBatch;
 using vax::testing::MemoryGradients;
 using vax::testing::MemoryWeights;
@@ -67,13 +68,14 @@ std::vector<vax::PackedBatch> read_batches(const std::filesystem::path& path) {
   return batches;
 }
 
-Llama make_model(const std::filesystem::path& base,
-                 const std::optional<vax::io::PeftAdapter>& adapter) {
+Decoder make_decoder(const std::filesystem::path& base,
+                     const std::optional<vax::io::PeftAdapter>& adapter) {
+  const vax::model::Spec spec = vax::model::built_in_families().read(base / "config.json");
   vax::model::LoraSpec lora;
   if (adapter)
-    lora = vax::model::make_lora_spec(adapter->config().r, adapter->config().alpha,
+    lora = vax::model::make_lora_spec(spec, adapter->config().r, adapter->config().alpha,
                                       adapter->config().targets);
-  return Llama(vax::model::read_llama_config(base / "config.json"), lora, !adapter, at::kFloat);
+  return Decoder(spec, lora, !adapter, at::kFloat);
 }
 
 // The shape in the file must be that of the parameter: the test would else compare other elements.
@@ -123,33 +125,17 @@ class Dump {
   std::vector<vax::io::TensorToWrite> tensors_;
 };
 
-// Logits of every token: the residual stream as Llama::forward runs it, without its loss.
-at::Tensor all_logits(const Llama& llama, const vax::PackedBatch& batch,
-                      vax::model::WeightSource& weights) {
-  const PlacedBatch placed(batch, llama.device());
-  at::Tensor x_TD = llama.embed(placed.view(), weights);
-  for (int layer = 0; layer < llama.num_layers(); ++layer) {
-    const vax::model::HeldWeights held(weights, layer + 1);
-    const vax::model::BlockContext context = llama.make_context(placed.view(), layer, {});
-    vax::model::AttentionSaved attention;
-    x_TD = x_TD + vax::model::attention_forward(context, held.all(), x_TD, attention);
-    vax::model::MlpSaved mlp;
-    x_TD = x_TD + vax::model::mlp_forward(context, held.all(), x_TD, mlp);
-  }
-  return llama.logits(x_TD, weights);
-}
-
 void dump(const Arguments& arguments) {
   std::optional<vax::io::PeftAdapter> adapter;
   if (arguments.adapter) adapter = vax::io::PeftAdapter::open(*arguments.adapter);
-  const Llama llama = make_model(arguments.base, adapter);
+  const Decoder decoder = make_decoder(arguments.base, adapter);
   const std::vector<vax::PackedBatch> batches = read_batches(arguments.sequences);
   int64_t num_labels = 0;
   for (const vax::PackedBatch& batch : batches) num_labels += batch.num_labels();
 
-  MemoryWeights weights(llama, 0, 0);
+  MemoryWeights weights(decoder, 0, 0);
   load_weights(weights, arguments.base, adapter);
-  MemoryGradients gradients(llama);
+  MemoryGradients gradients(decoder);
 
   std::map<std::string, std::vector<at::Tensor>> by_token;  // parts of the micro-batches
   vax::model::PassOptions options;
@@ -162,10 +148,10 @@ void dump(const Arguments& arguments) {
   };
   at::Tensor loss_sum = at::zeros({1}, at::kDouble);
   for (const vax::PackedBatch& batch : batches)
-    llama.forward_backward(PlacedBatch(batch, llama.device()).view(), weights, &gradients, options,
-                           loss_sum);
+    decoder.forward_backward(PlacedBatch(batch, decoder.device()), weights, &gradients, options,
+                             loss_sum);
   for (const vax::PackedBatch& batch : batches)
-    by_token["logits"].push_back(all_logits(llama, batch, weights));
+    by_token["logits"].push_back(decoder.logits(batch, weights));
 
   Dump result;
   result.add("loss_sum", loss_sum);

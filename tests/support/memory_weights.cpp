@@ -38,8 +38,8 @@ void fill_random(const FlatLayout& layout, const MemoryUnits& units, uint64_t se
       }
 }
 
-at::ScalarType trainable_dtype(const model::Llama& llama) {
-  return llama.lora().enabled() ? at::kFloat : llama.compute_dtype();
+at::ScalarType trainable_dtype(const model::Model& model) {
+  return model.lora().enabled() ? at::kFloat : model.compute_dtype();
 }
 
 std::vector<std::string> names_of(const MemoryUnits& units) {
@@ -66,12 +66,12 @@ void MemoryUnits::view_groups(int unit, const at::Tensor& flat, model::UnitTenso
         flat.narrow(0, group.offset, group.count).view(group.shape);
 }
 
-MemoryWeights::MemoryWeights(const model::Llama& llama, uint64_t seed, double scale)
-    : frozen_(llama.frozen_layout(), llama.compute_dtype()),
-      trainable_(llama.trainable_layout(), trainable_dtype(llama)),
-      slots_(static_cast<size_t>(llama.num_units())) {
-  fill_random(llama.frozen_layout(), frozen_, seed, scale);
-  fill_random(llama.trainable_layout(), trainable_, seed, scale);
+MemoryWeights::MemoryWeights(const model::Model& model, uint64_t seed, double scale)
+    : frozen_(model.frozen_layout(), model.compute_dtype()),
+      trainable_(model.trainable_layout(), trainable_dtype(model)),
+      slots_(static_cast<size_t>(model.num_units())) {
+  fill_random(model.frozen_layout(), frozen_, seed, scale);
+  fill_random(model.trainable_layout(), trainable_, seed, scale);
 }
 
 const model::UnitTensors& MemoryWeights::acquire(int unit) {
@@ -112,9 +112,9 @@ int MemoryWeights::num_held() const {
   return static_cast<int>(std::ranges::count_if(slots_, &Slot::held));
 }
 
-MemoryGradients::MemoryGradients(const model::Llama& llama)
-    : units_(llama.trainable_layout(), at::kFloat),
-      gradients_(static_cast<size_t>(llama.num_units())),
+MemoryGradients::MemoryGradients(const model::Model& model)
+    : units_(model.trainable_layout(), at::kFloat),
+      gradients_(static_cast<size_t>(model.num_units())),
       held_(gradients_.size()),
       written_(gradients_.size()) {
   for (int unit = 0; unit < units_.num_units(); ++unit)

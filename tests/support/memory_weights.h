@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "base/flat_layout.h"
-#include "model/llama.h"
+#include "model/model.h"
 #include "model/weights.h"
 
 namespace vax::testing {
@@ -42,7 +42,7 @@ class MemoryUnits {
 class MemoryWeights : public model::WeightSource {
  public:
   // Norm weights 1 + 0.1 N(0, 1), everything else (biases and lora_B too) scale * N(0, 1).
-  MemoryWeights(const model::Llama& llama, uint64_t seed, double scale);
+  MemoryWeights(const model::Model& model, uint64_t seed, double scale);
 
   const model::UnitTensors& acquire(int unit) override;
   void release(int unit) override;
@@ -73,7 +73,7 @@ class MemoryWeights : public model::WeightSource {
 // hands out NaN to be written, later ones the sum to be added to.
 class MemoryGradients : public model::GradientSink {
  public:
-  explicit MemoryGradients(const model::Llama& llama);
+  explicit MemoryGradients(const model::Model& model);
 
   model::UnitGradients& acquire(int unit) override;
   void release(int unit) override;

@@ -38,7 +38,7 @@ class StepRun {
             .gradients = sink_,
             .world = *mesh_.world,
             .train = train_,
-            .dropout = state_.llama().lora().enabled() ? 0.2 : 0,
+            .dropout = state_.model().lora().enabled() ? 0.2 : 0,
             .device_world = mesh_.device_world.get()};
   }
   // Adds to the gradients; the uses that unit_uses() announces must be those that take place.

@@ -8,7 +8,8 @@
 #include "io/huggingface_writer.h"
 #include "io/peft_adapter.h"
 #include "io/safetensors_writer.h"
-#include "model/llama_layout.h"
+#include "model/decoder/layout.h"
+#include "model/families/llama.h"
 
 namespace vax::testing {
 namespace {
@@ -28,7 +29,7 @@ at::Tensor normal_values(const FlatMember& member, uint64_t seed) {
 
 }  // namespace
 
-model::LlamaConfig tiny_config(bool tied) {
+model::Spec tiny_config(bool tied) {
   return {.vocab_size = 37,
           .hidden_size = 20,
           .intermediate_size = 28,
@@ -36,13 +37,15 @@ model::LlamaConfig tiny_config(bool tied) {
           .num_heads = 4,
           .num_kv_heads = 2,
           .head_dim = 6,
-          .max_position_embeddings = 16,
-          .tie_word_embeddings = tied,
-          .attention_bias = true};
+          .max_positions = 16,
+          .tied_head = tied,
+          .biases = {.qkv = true, .attention_out = true},
+          .family = "Llama",
+          .names = model::llama_names()};
 }
 
 model::LoraSpec tiny_lora() {
-  return model::make_lora_spec(3, 4, {"q_proj", "v_proj", "o_proj", "down_proj"});
+  return model::make_lora_spec(tiny_config(), 3, 4, {"q_proj", "v_proj", "o_proj", "down_proj"});
 }
 
 NamedTensors tiny_tensors(const FlatLayout& layout, uint64_t seed) {
@@ -57,7 +60,7 @@ NamedTensors tiny_tensors(const FlatLayout& layout, uint64_t seed) {
   return tensors;
 }
 
-void write_tiny_model(const std::filesystem::path& directory, const model::LlamaConfig& config,
+void write_tiny_model(const std::filesystem::path& directory, const model::Spec& config,
                       const NamedTensors& tensors) {
   std::vector<io::TensorToWrite> to_write;
   for (const auto& [name, tensor] : tensors) {
@@ -67,10 +70,12 @@ void write_tiny_model(const std::filesystem::path& directory, const model::Llama
   }
   io::write_huggingface_directory(
       directory,
-      {.config_json = model::to_config_json(config, "float32", 1, 2, 0.02), .tensors = to_write});
+      {.config_json = model::llama_family().write(
+           config, {.torch_dtype = "float32", .bos_id = 1, .eos_id = 2, .initializer_range = 0.02}),
+       .tensors = to_write});
 }
 
-void write_tiny_model(const std::filesystem::path& directory, const model::LlamaConfig& config,
+void write_tiny_model(const std::filesystem::path& directory, const model::Spec& config,
                       uint64_t seed) {
   write_tiny_model(directory, config, tiny_tensors(model::base_layout(config), seed));
 }
@@ -83,17 +88,18 @@ void write_tiny_adapter(const std::filesystem::path& directory, const model::Lor
         {.name = name,
          .shape = tensor.sizes().vec(),
          .data = {tensor.const_data_ptr<float>(), static_cast<size_t>(tensor.numel())}});
-  io::write_adapter(directory,
-                    {.r = spec.r, .alpha = spec.alpha, .targets = model::target_names(spec)},
-                    to_write);
+  io::write_adapter(
+      directory,
+      {.r = spec.r, .alpha = spec.alpha, .targets = model::target_names(tiny_config(), spec)},
+      to_write);
 }
 
-void write_tiny_adapter(const std::filesystem::path& directory, const model::LlamaConfig& config,
+void write_tiny_adapter(const std::filesystem::path& directory, const model::Spec& config,
                         const model::LoraSpec& spec, uint64_t seed) {
   write_tiny_adapter(directory, spec, tiny_tensors(model::lora_layout(config, spec), seed));
 }
 
-data::Dataset tiny_dataset(const model::LlamaConfig& config, int64_t num_rows) {
+data::Dataset tiny_dataset(const model::Spec& config, int64_t num_rows) {
   data::Dataset dataset;
   for (int64_t row = 0; row < num_rows; ++row) {
     data::Sample sample;

@@ -19,8 +19,8 @@
 #include "data/dataset.h"
 #include "dist/comm/collectives.h"
 #include "dist/comm/communicator.h"
-#include "model/llama_config.h"
 #include "model/lora.h"
+#include "model/spec.h"
 #include "train/mesh.h"
 #include "unit/io/io_test_support.h"
 
@@ -29,7 +29,7 @@ namespace vax::testing {
 using NamedTensors = std::map<std::string, at::Tensor>;  // by checkpoint name, fp32
 
 // 3 layers; D 20, 4 query heads and 2 key heads of 6, F 28, V 37.
-model::LlamaConfig tiny_config(bool tied = false);
+model::Spec tiny_config(bool tied = false);
 // Four of the seven linear layers, r 3, alpha 4: a scale that is no power of two.
 model::LoraSpec tiny_lora();
 
@@ -37,18 +37,18 @@ model::LoraSpec tiny_lora();
 NamedTensors tiny_tensors(const FlatLayout& layout, uint64_t seed);
 
 // A model directory with these tensors, or with those of base_layout(config).
-void write_tiny_model(const std::filesystem::path& directory, const model::LlamaConfig& config,
+void write_tiny_model(const std::filesystem::path& directory, const model::Spec& config,
                       const NamedTensors& tensors);
-void write_tiny_model(const std::filesystem::path& directory, const model::LlamaConfig& config,
+void write_tiny_model(const std::filesystem::path& directory, const model::Spec& config,
                       uint64_t seed);
 // A PEFT directory with these factors, or with those of lora_layout(config, spec).
 void write_tiny_adapter(const std::filesystem::path& directory, const model::LoraSpec& spec,
                         const NamedTensors& tensors);
-void write_tiny_adapter(const std::filesystem::path& directory, const model::LlamaConfig& config,
+void write_tiny_adapter(const std::filesystem::path& directory, const model::Spec& config,
                         const model::LoraSpec& spec, uint64_t seed);
 
 // Rows of 3 to 9 ids; one of them has no label.
-data::Dataset tiny_dataset(const model::LlamaConfig& config, int64_t num_rows);
+data::Dataset tiny_dataset(const model::Spec& config, int64_t num_rows);
 
 // Every group of a run on one rank, without MPI.
 train::Mesh make_self_mesh();

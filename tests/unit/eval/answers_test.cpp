@@ -50,7 +50,7 @@ TEST(Answers, EqualOnAnyNumberOfRanksInStep) {
       SingleRank rank(model);
       rank.eval.max_new_tokens = 4;
       rank.eval.batch = 2;
-      const EvalInputs inputs{.llama = model.llama(),
+      const EvalInputs inputs{.model = model.llama(),
                               .weights = *rank.weights,
                               .tokenizer = model.tokenizer(),
                               .eval = rank.eval,

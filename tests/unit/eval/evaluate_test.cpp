@@ -128,7 +128,7 @@ TEST_F(Evaluate, EqualOnAnyNumberOfRanks) {
     std::vector<std::vector<int>> acquired(static_cast<size_t>(num_ranks));
     testing::run_ranks(num_ranks, [&](dist::Collectives& world) {
       const auto weights = model_.make_weights();
-      const EvalResult result = evaluate({.llama = model_.llama(),
+      const EvalResult result = evaluate({.model = model_.llama(),
                                           .weights = *weights,
                                           .tokenizer = model_.tokenizer(),
                                           .eval = rank_.eval,

@@ -9,8 +9,8 @@
 
 #include "base/error.h"
 #include "base/narrow.h"
-#include "model/attention_half.h"
-#include "model/mlp_half.h"
+#include "model/decoder/decoder.h"
+#include "model/families/llama.h"
 #include "support/memory_weights.h"
 
 namespace vax::model {
@@ -31,7 +31,7 @@ struct Variant {
 
 void PrintTo(const Variant& variant, std::ostream* out) { *out << variant.name; }
 
-LlamaConfig small_config(bool tied, bool bias) {
+Spec small_config(bool tied, bool bias) {
   return {.vocab_size = kVocabulary,
           .hidden_size = 32,
           .intermediate_size = 48,
@@ -39,18 +39,19 @@ LlamaConfig small_config(bool tied, bool bias) {
           .num_heads = 4,
           .num_kv_heads = 2,
           .head_dim = 8,
-          .max_position_embeddings = 24,
-          .tie_word_embeddings = tied,
-          .attention_bias = bias,
-          .mlp_bias = bias};
+          .max_positions = 24,
+          .tied_head = tied,
+          .biases = {.qkv = bias, .attention_out = bias, .up = bias, .down = bias},
+          .names = llama_names()};
 }
 
-Llama small_model(const Variant& variant) {
-  const LoraSpec lora = variant.lora ? make_lora_spec(3, 6, {}) : LoraSpec{};
-  return Llama(small_config(variant.tied, variant.bias), lora, false, variant.dtype);
+Decoder small_model(const Variant& variant) {
+  const Spec spec = small_config(variant.tied, variant.bias);
+  const LoraSpec lora = variant.lora ? make_lora_spec(spec, 3, 6, {}) : LoraSpec{};
+  return Decoder(spec, lora, false, variant.dtype);
 }
 
-Llama plain_model() { return Llama(small_config(false, false), {}, false, at::kFloat); }
+Decoder plain_model() { return Decoder(small_config(false, false), {}, false, at::kFloat); }
 
 // Weights large enough that attention is far from uniform and logits are well apart.
 constexpr double kScale = 0.3;
@@ -58,23 +59,13 @@ constexpr double kScale = 0.3;
 const std::vector<Ids> kPrompts = {{5, 17, 3}, {42}, {9, 8, 7, 6, 5, 4, 3, 2, 1, 60, 33}, {11, 12}};
 
 // Logits [V] after a whole sequence, no cache.
-at::Tensor logits_after(const Llama& llama, MemoryWeights& weights, const Ids& ids) {
+at::Tensor logits_after(const Decoder& llama, MemoryWeights& weights, const Ids& ids) {
   PackedBatch batch;
   batch.ids = ids;
   for (size_t t = 0; t < ids.size(); ++t) batch.positions.push_back(narrow<int32_t>(t));
   batch.rows.assign(ids.size(), 0);
   batch.offsets = {0, narrow<int32_t>(ids.size())};
-  const PlacedBatch placed(batch, llama.device());
-  at::Tensor x_TD = llama.embed(placed.view(), weights);
-  for (int layer = 0; layer < llama.num_layers(); ++layer) {
-    const HeldWeights held(weights, layer + 1);
-    const BlockContext context = llama.make_context(placed.view(), layer, {});
-    AttentionSaved attention;
-    x_TD = x_TD + attention_forward(context, held.all(), x_TD, attention);
-    MlpSaved mlp;
-    x_TD = x_TD + mlp_forward(context, held.all(), x_TD, mlp);
-  }
-  return llama.logits(x_TD.narrow(0, batch.num_tokens() - 1, 1), weights)[0];
+  return llama.logits(batch, weights)[batch.num_tokens() - 1];
 }
 
 class Generation : public ::testing::TestWithParam<Variant> {};
@@ -82,7 +73,7 @@ class Generation : public ::testing::TestWithParam<Variant> {};
 // Every chosen id must have the largest logit of the recomputation, up to what the cache's other
 // order of summation may change.
 TEST_P(Generation, ChoosesWhatTheWholeSequenceWouldGive) {
-  const Llama llama = small_model(GetParam());
+  const Decoder llama = small_model(GetParam());
   MemoryWeights weights(llama, 1, kScale);
   const GenerationOptions options{.max_new_tokens = 12};
   const auto answers = generate_greedy(llama, weights, kPrompts, options);
@@ -118,7 +109,7 @@ INSTANTIATE_TEST_SUITE_P(Models, Generation,
                          [](const auto& variant) { return std::string(variant.param.name); });
 
 TEST(GenerationBatch, NeighboursDoNotMatter) {
-  const Llama llama = plain_model();
+  const Decoder llama = plain_model();
   MemoryWeights weights(llama, 2, kScale);
   const GenerationOptions options{.max_new_tokens = 8};
   const auto together = generate_greedy(llama, weights, kPrompts, options);
@@ -127,7 +118,7 @@ TEST(GenerationBatch, NeighboursDoNotMatter) {
 }
 
 TEST(GenerationBatch, SequencesEndAtEosAndLeaveTheOthersAlone) {
-  const Llama llama = plain_model();
+  const Decoder llama = plain_model();
   MemoryWeights weights(llama, 3, kScale);
   GenerationOptions options{.max_new_tokens = 10};
   auto expected = generate_greedy(llama, weights, kPrompts, options);
@@ -144,7 +135,7 @@ TEST(GenerationBatch, SequencesEndAtEosAndLeaveTheOthersAlone) {
 }
 
 TEST(GenerationLimits, StopsWhereTheModelsPositionsEnd) {
-  const Llama llama = plain_model();  // 24 positions
+  const Decoder llama = plain_model();  // 24 positions
   MemoryWeights weights(llama, 4, kScale);
   const std::vector<Ids> prompts = {Ids(23, 5), Ids(20, 6), Ids(1, 7)};
   const auto answers = generate_greedy(llama, weights, prompts, {.max_new_tokens = 100});
@@ -154,7 +145,7 @@ TEST(GenerationLimits, StopsWhereTheModelsPositionsEnd) {
 }
 
 TEST(GenerationLimits, RefusesPromptsThatLeaveNoPlace) {
-  const Llama llama = plain_model();
+  const Decoder llama = plain_model();
   MemoryWeights weights(llama, 4, kScale);
   const std::vector<Ids> prompts = {Ids(3, 5), Ids(24, 6)};
   try {
@@ -168,7 +159,7 @@ TEST(GenerationLimits, RefusesPromptsThatLeaveNoPlace) {
 }
 
 TEST(GenerationLimits, NeverChoosesIdsBeyondTheTokenizers) {
-  const Llama llama = plain_model();
+  const Decoder llama = plain_model();
   MemoryWeights weights(llama, 5, kScale);
   constexpr int64_t kNumIds = 7;
   const auto free = generate_greedy(llama, weights, kPrompts, {.max_new_tokens = 6});
@@ -182,7 +173,7 @@ TEST(GenerationLimits, NeverChoosesIdsBeyondTheTokenizers) {
 }
 
 TEST(GenerationLimits, ReportsWeightsThatAreNotFinite) {
-  const Llama llama = plain_model();
+  const Decoder llama = plain_model();
   MemoryWeights weights(llama, 6, kScale);
   weights.parameter("lm_head.weight")[3].fill_(std::numeric_limits<double>::quiet_NaN());
   EXPECT_THROW(generate_greedy(llama, weights, kPrompts, {.max_new_tokens = 2}), DataError);
@@ -191,7 +182,7 @@ TEST(GenerationLimits, ReportsWeightsThatAreNotFinite) {
 // Ranks that gather weights together must ask for the same units equally often, whatever each has
 // left to do.
 TEST(GenerationSharded, RanksWithoutWorkAcquireTheSameUnits) {
-  const Llama llama = small_model({"", at::kFloat, false, true, false});
+  const Decoder llama = small_model({"", at::kFloat, false, true, false});
   MemoryWeights busy(llama, 7, kScale), idle(llama, 7, kScale);
   GenerationOptions options{.max_new_tokens = 5};
   int num_passes = 0;

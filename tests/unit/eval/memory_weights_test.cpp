@@ -6,30 +6,33 @@
 
 #include <stdexcept>
 
-#include "model/lora.h"
+#include "model/decoder/decoder.h"
+#include "model/families/llama.h"
 
 namespace vax::testing {
 namespace {
 
-using model::Llama;
+using model::Decoder;
 
-Llama small_model(bool train_base) {
-  const model::LlamaConfig config{.vocab_size = 11,
-                                  .hidden_size = 8,
-                                  .intermediate_size = 12,
-                                  .num_layers = 1,
-                                  .num_heads = 2,
-                                  .num_kv_heads = 1,
-                                  .head_dim = 4};
-  const model::LoraSpec lora = train_base ? model::LoraSpec{} : model::make_lora_spec(2, 4, {});
-  return Llama(config, lora, train_base, at::kBFloat16);
+Decoder small_model(bool train_base) {
+  const model::Spec config{.vocab_size = 11,
+                           .hidden_size = 8,
+                           .intermediate_size = 12,
+                           .num_layers = 1,
+                           .num_heads = 2,
+                           .num_kv_heads = 1,
+                           .head_dim = 4,
+                           .names = model::llama_names()};
+  const model::LoraSpec lora =
+      train_base ? model::LoraSpec{} : model::make_lora_spec(config, 2, 4, {});
+  return Decoder(config, lora, train_base, at::kBFloat16);
 }
 
 constexpr const char* kUpProj = "model.layers.0.mlp.up_proj.weight";
 constexpr const char* kLoraA = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight";
 
 TEST(MemoryWeights, ValuesAreAFunctionOfSeedAndName) {
-  const Llama llama = small_model(false);
+  const Decoder llama = small_model(false);
   const MemoryWeights a(llama, 1, 0.5), b(llama, 1, 0.5), c(llama, 2, 0.5);
   EXPECT_EQ(a.names().size(), 12U + 14U);
   for (const std::string& name : a.names()) EXPECT_TRUE(a.parameter(name).equal(b.parameter(name)));
@@ -41,7 +44,7 @@ TEST(MemoryWeights, ValuesAreAFunctionOfSeedAndName) {
 }
 
 TEST(MemoryWeights, HandsOutNamedValuesByRole) {
-  const Llama llama = small_model(false);
+  const Decoder llama = small_model(false);
   MemoryWeights weights(llama, 1, 0.5);
   weights.parameter(kUpProj).fill_(3);
   const model::UnitTensors& block = weights.acquire(1);
@@ -51,7 +54,7 @@ TEST(MemoryWeights, HandsOutNamedValuesByRole) {
 }
 
 TEST(MemoryWeights, ReleasedTensorsHoldNaN) {
-  const Llama llama = small_model(false);
+  const Decoder llama = small_model(false);
   MemoryWeights weights(llama, 1, 0.5);
   const at::Tensor kept = weights.acquire(1)[model::kMlpDown];
   EXPECT_FALSE(kept.isnan().any().item<bool>());
@@ -61,7 +64,7 @@ TEST(MemoryWeights, ReleasedTensorsHoldNaN) {
 }
 
 TEST(MemoryWeights, AcquiresAndReleasesMustPair) {
-  const Llama llama = small_model(false);
+  const Decoder llama = small_model(false);
   MemoryWeights weights(llama, 1, 0.5);
   EXPECT_THROW(weights.release(0), std::logic_error);
   weights.acquire(0);
@@ -73,7 +76,7 @@ TEST(MemoryWeights, AcquiresAndReleasesMustPair) {
 }
 
 TEST(MemoryGradients, AccumulateUnderTheirNames) {
-  const Llama llama = small_model(true);
+  const Decoder llama = small_model(true);
   MemoryGradients gradients(llama);
   model::UnitGradients& first = gradients.acquire(1);
   EXPECT_FALSE(first.accumulate);

@@ -4,6 +4,8 @@
 
 #include <cmath>
 
+#include "model/families/llama.h"
+
 namespace vax::eval::testing {
 namespace {
 
@@ -25,7 +27,7 @@ data::Tokenizer letter_tokenizer() {
 }
 
 // One hidden channel per id.
-model::LlamaConfig scripted_config(int64_t vocabulary) {
+model::Spec scripted_config(int64_t vocabulary) {
   return {.vocab_size = vocabulary,
           .hidden_size = vocabulary,
           .intermediate_size = 8,
@@ -33,8 +35,9 @@ model::LlamaConfig scripted_config(int64_t vocabulary) {
           .num_heads = 2,
           .num_kv_heads = 1,
           .head_dim = 4,
-          .max_position_embeddings = kMaxPositions,
-          .rms_norm_eps = kRmsNormEps};
+          .max_positions = kMaxPositions,
+          .norm_eps = kRmsNormEps,
+          .names = model::llama_names()};
 }
 
 }  // namespace

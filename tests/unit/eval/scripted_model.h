@@ -12,7 +12,7 @@
 #include "data/tokenizer.h"
 #include "eval/answers.h"
 #include "eval/eval_options.h"
-#include "model/llama.h"
+#include "model/decoder/decoder.h"
 #include "support/memory_weights.h"
 
 namespace vax::eval::testing {
@@ -27,7 +27,7 @@ class ScriptedModel {
   // `next`: which word follows a word; kEos ends. Words without an entry are followed by eos.
   explicit ScriptedModel(const std::map<char, char>& next);
 
-  const model::Llama& llama() const { return llama_; }
+  const model::Decoder& llama() const { return llama_; }
   const data::Tokenizer& tokenizer() const { return tokenizer_; }
   // Each rank needs weights of its own.
   std::unique_ptr<vax::testing::MemoryWeights> make_weights() const;
@@ -38,7 +38,7 @@ class ScriptedModel {
 
  private:
   data::Tokenizer tokenizer_;
-  model::Llama llama_;
+  model::Decoder llama_;
   std::map<char, char> next_;
 };
 
@@ -51,7 +51,7 @@ struct SingleRank {
       : model(scripted), weights(scripted.make_weights()), world(dist::make_self_collectives()) {}
 
   EvalInputs inputs() {
-    return {.llama = model.llama(),
+    return {.model = model.llama(),
             .weights = *weights,
             .tokenizer = model.tokenizer(),
             .eval = eval,

@@ -6,8 +6,10 @@
 #include <set>
 
 #include "base/error.h"
-#include "model/llama_config.h"
-#include "model/llama_layout.h"
+#include "model/decoder/layout.h"
+#include "model/decoder/rotary_table.h"
+#include "model/families/built_in.h"
+#include "model/families/llama.h"
 #include "model/lora.h"
 
 namespace vax::model {
@@ -22,7 +24,9 @@ json small_config() {
           {"tie_word_embeddings", true}};
 }
 
-LlamaConfig parse(const json& config) { return parse_llama_config(config.dump(), "config.json"); }
+Spec parse_text(const std::string& text) { return built_in_families().parse(text, "config.json"); }
+
+Spec parse(const json& config) { return parse_text(config.dump()); }
 
 std::string message_of(const json& config) {
   try {
@@ -33,8 +37,8 @@ std::string message_of(const json& config) {
   return "no error";
 }
 
-LlamaConfig llama2(int64_t hidden, int64_t ffn, int64_t layers, int64_t heads, int64_t kv_heads) {
-  LlamaConfig config;
+Spec llama2(int64_t hidden, int64_t ffn, int64_t layers, int64_t heads, int64_t kv_heads) {
+  Spec config{.family = "Llama", .names = llama_names()};
   config.vocab_size = 32000;
   config.hidden_size = hidden;
   config.intermediate_size = ffn;
@@ -52,23 +56,24 @@ TEST(LlamaConfig, ReadsBothRotaryLayouts) {
   json new_layout = small_config();
   new_layout["rope_parameters"] = {{"rope_theta", 5e5}, {"rope_type", "linear"}, {"factor", 4.0}};
   for (const json& layout : {old_layout, new_layout}) {
-    const LlamaConfig config = parse(layout);
+    const Spec config = parse(layout);
     EXPECT_EQ(config.rope_theta, 5e5);
-    EXPECT_EQ(config.rope_scaling.type, "linear");
+    EXPECT_EQ(config.rope_scaling.kind, ScalingKind::kAll);
     EXPECT_EQ(config.rope_scaling.factor, 4.0);
     EXPECT_EQ(config.num_kv_heads, 3);
-    EXPECT_TRUE(config.tie_word_embeddings);
+    EXPECT_TRUE(config.tied_head);
   }
 }
 
 TEST(LlamaConfig, WrittenTextReadsBack) {
-  LlamaConfig config = parse(small_config());
-  config.rope_scaling = {.type = "llama3", .factor = 8, .original_max_position_embeddings = 32};
-  config.attention_bias = true;
-  const LlamaConfig again =
-      parse_llama_config(to_config_json(config, "float32", 1, 2, 0.02), "config.json");
+  Spec config = parse(small_config());
+  config.rope_scaling = {
+      .kind = ScalingKind::kLongWaves, .factor = 8, .original_max_positions = 32};
+  config.biases.qkv = true;
+  const Spec again = parse_text(llama_family().write(
+      config, {.torch_dtype = "float32", .bos_id = 1, .eos_id = 2, .initializer_range = 0.02}));
   EXPECT_EQ(rotary_frequencies(again), rotary_frequencies(config));
-  EXPECT_EQ(again.attention_bias, true);
+  EXPECT_EQ(again.biases.qkv, true);
   EXPECT_EQ(again.head_dim, config.head_dim);
 }
 
@@ -94,12 +99,12 @@ TEST(LlamaConfig, FaultsNameKeyExpectedAndFound) {
   missing.erase("hidden_size");
   EXPECT_EQ(message_of(missing),
             "config.json: \"hidden_size\": expected an integer, found nothing");
-  EXPECT_THROW(parse_llama_config("{", "config.json"), DataError);
-  EXPECT_THROW(parse_llama_config("[]", "config.json"), DataError);
+  EXPECT_THROW(parse_text("{"), DataError);
+  EXPECT_THROW(parse_text("[]"), DataError);
 }
 
 TEST(LlamaLayout, LoraParametersAtRank8OfThePaper) {
-  const LoraSpec lora = make_lora_spec(8, 4, {});
+  const LoraSpec lora = make_lora_spec(llama2(4096, 11008, 32, 32, 32), 8, 4, {});
   EXPECT_EQ(num_parameters(lora_layout(llama2(4096, 11008, 32, 32, 32), lora)), 19'988'480);
   EXPECT_EQ(num_parameters(lora_layout(llama2(5120, 13824, 40, 40, 40), lora)), 31'293'440);
   EXPECT_EQ(num_parameters(lora_layout(llama2(8192, 28672, 80, 64, 8), lora)), 103'546'880);
@@ -111,15 +116,15 @@ TEST(LlamaLayout, BaseParametersOfLlama2) {
 }
 
 TEST(LlamaLayout, ATiedHeadIsNoParameterOfItsOwn) {
-  LlamaConfig config = parse(small_config());
+  Spec config = parse(small_config());
   const int64_t tied = num_parameters(base_layout(config));
-  config.tie_word_embeddings = false;
+  config.tied_head = false;
   EXPECT_EQ(num_parameters(base_layout(config)) - tied, 61 * 36);
 }
 
 TEST(LlamaLayout, NormsAndBiasesAreNotDecayed) {
-  LlamaConfig config = parse(small_config());
-  config.attention_bias = config.mlp_bias = true;
+  Spec config = parse(small_config());
+  config.biases = {.qkv = true, .attention_out = true, .up = true, .down = true};
   std::set<std::string> not_decayed;
   for (const FlatUnit& unit : base_layout(config))
     for (const FlatGroup& group : unit.groups)
@@ -132,14 +137,15 @@ TEST(LlamaLayout, NormsAndBiasesAreNotDecayed) {
 }
 
 TEST(LoraSpec, UnknownTargetsAreNamed) {
+  const Spec spec = parse(small_config());
   try {
-    make_lora_spec(8, 4, {"q_proj", "fc1"});
+    make_lora_spec(spec, 8, 4, {"q_proj", "fc1"});
     FAIL() << "no error";
   } catch (const ConfigError& e) {
     EXPECT_NE(std::string(e.what()).find("'fc1'"), std::string::npos);
     EXPECT_NE(std::string(e.what()).find("down_proj"), std::string::npos);
   }
-  EXPECT_EQ(target_names(make_lora_spec(8, 4, {"v_proj", "q_proj"})),
+  EXPECT_EQ(target_names(spec, make_lora_spec(spec, 8, 4, {"v_proj", "q_proj"})),
             (std::vector<std::string>{"q_proj", "v_proj"}));
 }
 

@@ -1,8 +1,8 @@
-// Planned against measured: the bytes that model::activation_bytes() counts from shapes, and what
+// Planned against measured: the bytes that Model::activation_bytes() counts from shapes, and what
 // the allocator sees of a forward and backward: on the host, and with VAX_TEST_ON_DEVICE on a
 // device or its stand-in. The weights are real planes on one rank, so that nothing but the pass
 // allocates.
-#include "model/activation_memory.h"
+#include "model/model.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -13,6 +13,7 @@
 #include "data/packing.h"
 #include "dist/comm/communicator.h"
 #include "dist/device/device_group.h"
+#include "model/families/llama.h"
 #include "ops/device/runtime.h"
 #include "support/tiny_llama.h"
 #include "train/model_state.h"
@@ -70,12 +71,13 @@ PackedBatch make_batch(const Case& c) {
 class OneRank {
  public:
   explicit OneRank(const Case& c)
-      : plan_(request(c), config(c), c.full ? model::LoraSpec{} : model::make_lora_spec(8, 4, {})),
+      : plan_(request(c), config(c),
+              c.full ? model::LoraSpec{} : model::make_lora_spec(config(c), 8, 4, {})),
         group_(make_group()),
-        frozen_(plan_.llama->frozen_layout(), *group_, plan_.frozen_units),
-        trainable_(plan_.llama->trainable_layout(), *group_, plan_.trainable_units),
+        frozen_(plan_.model->frozen_layout(), *group_, plan_.frozen_units),
+        trainable_(plan_.model->trainable_layout(), *group_, plan_.trainable_units),
         weights_(frozen_, trainable_, plan_.nesting),
-        gradients_(*group_, trainable_.unit_layout(), plan_.llama->device()),
+        gradients_(*group_, trainable_.unit_layout(), plan_.model->device()),
         sink_(trainable_, gradients_) {
     at::manual_seed(1);
     for (Plane* plane : {&frozen_, &trainable_}) {
@@ -85,17 +87,17 @@ class OneRank {
     }
   }
 
-  const model::Llama& llama() const { return *plan_.llama; }
+  const model::Model& model() const { return *plan_.model; }
 
   // Most bytes that tensors took on top of what was there before.
   int64_t peak_of_pass(const PackedBatch& batch, bool update, bool recompute) {
     gradients_.zero();
-    begin_step(weights_, llama().unit_uses(true));
+    begin_step(weights_, model().unit_uses(true));
     const int64_t before = tensor_bytes();
     reset_tensor_peak();
-    const auto number = at::TensorOptions(at::kDouble).device(llama().device());
+    const auto number = at::TensorOptions(at::kDouble).device(model().device());
     at::Tensor loss_sum = at::zeros({}, number);
-    llama().forward_backward(model::PlacedBatch(batch, llama().device()).view(), weights_,
+    model().forward_backward(model::PlacedBatch(batch, model().device()), weights_,
                              update ? &sink_ : nullptr,
                              {.loss_scale = at::full({}, 1e-3, number),
                               .recompute = recompute,
@@ -119,7 +121,7 @@ class OneRank {
         dist::Communicator::world(), {.index = 0, .compute_stream = ops::device::compute_stream()},
         "test");
   }
-  static model::LlamaConfig config(const Case& c) {
+  static model::Spec config(const Case& c) {
     return {.vocab_size = c.vocabulary,
             .hidden_size = c.hidden,
             .intermediate_size = c.ffn,
@@ -127,8 +129,9 @@ class OneRank {
             .num_heads = 4,
             .num_kv_heads = c.kv_heads,
             .head_dim = c.hidden / 4,
-            .max_position_embeddings = 256,
-            .tie_word_embeddings = c.tied};
+            .max_positions = 256,
+            .tied_head = c.tied,
+            .names = model::llama_names()};
   }
 
   ModelPlan plan_;
@@ -144,13 +147,13 @@ void expect_planned(const Case& c) {
   OneRank rank(c);
   rank.peak_of_pass(batch, c.update, c.recompute);  // what libraries keep comes with the first
   const auto measured = static_cast<double>(rank.peak_of_pass(batch, c.update, c.recompute));
-  const auto planned = static_cast<double>(
-      model::activation_bytes(rank.llama(), {.num_tokens = batch.num_tokens(),
-                                             .num_labels = batch.num_labels(),
-                                             .weight_gradients = c.update,
-                                             .recompute = c.recompute,
-                                             .num_sequences = batch.num_sequences(),
-                                             .on_device = ops::device::is_selected()}));
+  const auto planned =
+      static_cast<double>(rank.model().activation_bytes({.num_tokens = batch.num_tokens(),
+                                                         .num_labels = batch.num_labels(),
+                                                         .weight_gradients = c.update,
+                                                         .recompute = c.recompute,
+                                                         .num_sequences = batch.num_sequences(),
+                                                         .on_device = ops::device::is_selected()}));
   ASSERT_GT(measured, 0);
   if (c.dtype == "fp32") {  // nothing but tensors of known shapes; small vectors are left out
     EXPECT_GE(planned, 0.995 * measured) << c.text();

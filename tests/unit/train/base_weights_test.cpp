@@ -7,7 +7,7 @@
 #include <functional>
 #include <vector>
 
-#include "model/llama_layout.h"
+#include "model/decoder/layout.h"
 #include "support/tiny_llama.h"
 #include "train/base_weights.h"
 
@@ -59,16 +59,16 @@ class BaseWeightsTest : public ::testing::Test {
   // Opens a model directory with these tensors, against the layout of config_.
   void open(const NamedTensors& tensors) const {
     testing::write_tiny_model(path("changed"), config_, tensors);
-    BaseWeights(path("changed"), layout_, {});
+    BaseWeights(path("changed"), layout_, config_.names.ignored, {});
   }
   void open_with_adapter(const model::LoraSpec& spec, const NamedTensors& factors) const {
     testing::write_tiny_model(path("base"), config_, tensors_);
     testing::write_tiny_adapter(path("adapter"), spec, factors);
-    BaseWeights(path("base"), layout_, std::vector{path("adapter")});
+    BaseWeights(path("base"), layout_, config_.names.ignored, std::vector{path("adapter")});
   }
 
   io::testing::ScratchDirectory scratch_;
-  model::LlamaConfig config_ = testing::tiny_config();
+  model::Spec config_ = testing::tiny_config();
   FlatLayout layout_ = model::base_layout(config_);
   NamedTensors tensors_ = testing::tiny_tensors(layout_, 1);
   model::LoraSpec lora_ = testing::tiny_lora();
@@ -77,7 +77,7 @@ class BaseWeightsTest : public ::testing::Test {
 
 TEST_F(BaseWeightsTest, PiecesOfEveryGroupSizeMakeTheWhole) {
   testing::write_tiny_model(path("base"), config_, tensors_);
-  const BaseWeights base(path("base"), layout_, {});
+  const BaseWeights base(path("base"), layout_, config_.names.ignored, {});
   NamedTensors rounded = tensors_;
   for (auto& [name, tensor] : rounded) tensor = tensor.to(at::kBFloat16);
   for (int num_ranks = 1; num_ranks <= kMostRanks; ++num_ranks) {
@@ -102,7 +102,7 @@ void add_delta(NamedTensors& weights, const NamedTensors& factors, double scale)
 
 TEST_F(BaseWeightsTest, MergesAdaptersInEveryGroupSize) {
   testing::write_tiny_model(path("base"), config_, tensors_);
-  const model::LoraSpec second = model::make_lora_spec(5, 2, {"q_proj", "gate_proj"});
+  const model::LoraSpec second = model::make_lora_spec(config_, 5, 2, {"q_proj", "gate_proj"});
   const NamedTensors factors[] = {testing::tiny_tensors(lora_layout_, 2),
                                   testing::tiny_tensors(model::lora_layout(config_, second), 3)};
   testing::write_tiny_adapter(path("first"), lora_, factors[0]);
@@ -113,7 +113,7 @@ TEST_F(BaseWeightsTest, MergesAdaptersInEveryGroupSize) {
   for (size_t adapter = 0; adapter < 2; ++adapter) {
     merge.push_back(path(adapter == 0 ? "first" : "second"));
     add_delta(expected, factors[adapter], adapter == 0 ? 4.0 / 3 : 2.0 / 5);
-    const BaseWeights base(path("base"), layout_, merge);
+    const BaseWeights base(path("base"), layout_, config_.names.ignored, merge);
     for (int num_ranks = 1; num_ranks <= kMostRanks; ++num_ranks) {
       SCOPED_TRACE(::testing::Message() << adapter + 1 << " adapters, " << num_ranks << " ranks");
       const auto load = [&](Plane& plane) { load_base(plane, base); };
@@ -132,7 +132,8 @@ TEST_F(BaseWeightsTest, MergesAdaptersInEveryGroupSize) {
 TEST_F(BaseWeightsTest, ReadsAnyRangeOfAMergedTensor) {
   testing::write_tiny_model(path("base"), config_, tensors_);
   testing::write_tiny_adapter(path("adapter"), config_, lora_, 2);
-  const BaseWeights base(path("base"), layout_, std::vector{path("adapter")});
+  const BaseWeights base(path("base"), layout_, config_.names.ignored,
+                         std::vector{path("adapter")});
   const FlatMember& member = layout_[1].groups[1].members[0];
   ASSERT_EQ(member.name, "model.layers.0.self_attn.q_proj.weight");
   at::Tensor whole = at::empty({member.count});
@@ -232,8 +233,8 @@ TEST_F(BaseWeightsTest, RefusesFactorsThatTheModelHasNoRoomFor) {
     Plane plane(model::lora_layout(config_, of_model), group, {});
     load_lora(plane, adapter, path("adapter"));
   };
-  const model::LoraSpec q_only = model::make_lora_spec(3, 4, {"q_proj"});
-  const model::LoraSpec wider = model::make_lora_spec(5, 4, {"q_proj"});
+  const model::LoraSpec q_only = model::make_lora_spec(config_, 3, 4, {"q_proj"});
+  const model::LoraSpec wider = model::make_lora_spec(config_, 5, 4, {"q_proj"});
   expect_data_error([&] { load(q_only, lora_); }, {path("adapter"), "lacks", "v_proj.lora_A"});
   expect_data_error([&] { load(lora_, q_only); }, {path("adapter"), "24 tensors", "6"});
   expect_data_error([&] { load(wider, q_only); }, {"q_proj.lora_A", "[3, 20]", "[5, 20]"});

@@ -6,7 +6,7 @@
 
 #include <cmath>
 
-#include "model/llama_layout.h"
+#include "model/decoder/layout.h"
 #include "support/tiny_llama.h"
 
 namespace vax::train {

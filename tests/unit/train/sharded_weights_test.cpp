@@ -7,7 +7,7 @@
 
 #include <stdexcept>
 
-#include "model/llama.h"
+#include "model/decoder/decoder.h"
 #include "support/tiny_llama.h"
 
 namespace vax::train {
@@ -50,7 +50,7 @@ class ShardedWeightsTest : public ::testing::Test {
   }
 
   std::unique_ptr<dist::Collectives> group_ = dist::make_self_collectives();
-  std::optional<model::Llama> llama_;
+  std::optional<model::Decoder> llama_;
   std::optional<Plane> frozen_, trainable_;
   std::optional<ShardedWeights> weights_;
 };

@@ -14,6 +14,7 @@
 
 #include "base/philox.h"
 #include "dist/comm/collectives.h"
+#include "model/decoder/decoder.h"
 #include "ops/device/runtime.h"
 #include "ops/dropout.h"
 #include "support/memory_weights.h"
@@ -65,7 +66,7 @@ struct Seen {
 class Report {
  public:
   void write(const PlacedStep& placed, int kind) const {
-    const model::BatchView& view = placed.micro_batches.at(0);
+    const model::PlacedBatch& view = placed.micro_batches.at(0);
     numbers_[0].fill_(view.num_tokens());
     numbers_[1].fill_(kind);
     numbers_[2].copy_(device_numbers(view.ids.data(), at::kLong, 1)[0]);
@@ -102,8 +103,8 @@ class StepPassesTest : public ::testing::Test {
     if (!ops::device::is_selected()) ops::device::select(0);
   }
   StepContext context(bool use_graphs) {
-    return {.update = {.llama = llama_, .weights = weights_},
-            .probe = {.llama = llama_, .weights = weights_},
+    return {.update = {.model = llama_, .weights = weights_},
+            .probe = {.model = llama_, .weights = weights_},
             .gradients = sink_,
             .world = *world_,
             .train = train_,
@@ -122,8 +123,8 @@ class StepPassesTest : public ::testing::Test {
     return kinds;
   }
 
-  model::Llama llama_{testing::tiny_config(), testing::tiny_lora(), false, at::kFloat,
-                      ops::device::current()};
+  model::Decoder llama_{testing::tiny_config(), testing::tiny_lora(), false, at::kFloat,
+                        ops::device::current()};
   testing::MemoryWeights weights_{llama_, 1, 0.1};
   CountingSink sink_;
   std::unique_ptr<dist::Collectives> world_ = dist::make_self_collectives();

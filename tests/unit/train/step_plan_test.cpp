@@ -165,8 +165,8 @@ MethodPlan two_passes(const ModelPlan& model, size_t num_micro_batches = 1) {
   MethodPlan plan{.passes = {{.probe = true, .weight_gradients = false}, {}},
                   .kept_bytes_per_token = 240,
                   .kept_bytes = 7};
-  append_uses(*model.llama, num_micro_batches, true, plan.uses);
-  append_uses(*model.llama, num_micro_batches, false, plan.uses);
+  append_uses(*model.model, num_micro_batches, true, plan.uses);
+  append_uses(*model.model, num_micro_batches, false, plan.uses);
   return plan;
 }
 
@@ -176,8 +176,8 @@ constexpr Workload kWorkload = {
 // The objects of a run on one rank of `group`, without values.
 struct Objects {
   Objects(const ModelPlan& model, dist::Collectives& group)
-      : frozen(model.llama->frozen_layout(), group, model.frozen_units),
-        trainable(model.llama->trainable_layout(), group, model.trainable_units),
+      : frozen(model.model->frozen_layout(), group, model.frozen_units),
+        trainable(model.model->trainable_layout(), group, model.trainable_units),
         gradients(group, trainable.unit_layout(), at::kCPU),
         optimizer(trainable, gradients, {}) {
     Plane& copied = model.train_base ? trainable : frozen;
@@ -224,8 +224,8 @@ TEST(PlanStep, CountsBytesOfEveryElement) {
     return sum;
   };
   const ModelPlan lora = model_of({.full = false, .tied = false, .dtype = ModelDtype::kBf16});
-  const int64_t frozen = counted(lora.llama->frozen_layout());
-  const int64_t factors = counted(lora.llama->trainable_layout());
+  const int64_t frozen = counted(lora.model->frozen_layout());
+  const int64_t factors = counted(lora.model->trainable_layout());
   MemoryParts memory = plan_step(lora, {}, {}, two_passes(lora), kWorkload).memory;
   EXPECT_EQ(memory.weights, 2 * frozen + 4 * factors);
   EXPECT_EQ(memory.slots, 0);  // both are computed with as they are stored
@@ -235,7 +235,7 @@ TEST(PlanStep, CountsBytesOfEveryElement) {
   // fp32 masters; in bf16 every unit has a cast.
   for (const ModelDtype dtype : {ModelDtype::kFp32, ModelDtype::kBf16}) {
     const ModelPlan full = model_of({.full = true, .tied = true, .dtype = dtype});
-    const int64_t all = counted(full.llama->trainable_layout());
+    const int64_t all = counted(full.model->trainable_layout());
     memory = plan_step(full, {}, {}, two_passes(full), kWorkload).memory;
     EXPECT_EQ(memory.weights, 4 * all);
     EXPECT_EQ(memory.slots, dtype == ModelDtype::kBf16 ? 2 * all : 0);
@@ -293,10 +293,10 @@ TEST(PlanStep, RefusesALayoutThatCannotBeCut) {
 TEST(PlanStep, TakesTheLargestPassAndWhatIsKept) {
   const ModelPlan model = model_of({.full = true, .tied = false, .dtype = ModelDtype::kFp32});
   const auto bytes = [&](const PassPlan& pass) {
-    return model::activation_bytes(*model.llama, {.num_tokens = kWorkload.micro_tokens,
-                                                  .num_labels = kWorkload.micro_labels,
-                                                  .weight_gradients = pass.weight_gradients,
-                                                  .recompute = pass.recompute});
+    return model.model->activation_bytes({.num_tokens = kWorkload.micro_tokens,
+                                          .num_labels = kWorkload.micro_labels,
+                                          .weight_gradients = pass.weight_gradients,
+                                          .recompute = pass.recompute});
   };
   const PassPlan probe{.weight_gradients = false}, update{}, recomputed{.recompute = true};
   EXPECT_LT(bytes(recomputed), bytes(update));
@@ -321,9 +321,9 @@ TEST(PlanStep, AProbeOfItsOwnIsCountedInItsOwnType) {
   MethodPlan method = two_passes(model);
   method.passes = {{.probe = true, .weight_gradients = false}};
   EXPECT_EQ(plan_step(model, {}, {}, method, kWorkload).memory.activations,
-            model::activation_bytes(*model.probe, {.num_tokens = kWorkload.micro_tokens,
-                                                   .num_labels = kWorkload.micro_labels,
-                                                   .weight_gradients = false}));
+            model.probe->activation_bytes({.num_tokens = kWorkload.micro_tokens,
+                                           .num_labels = kWorkload.micro_labels,
+                                           .weight_gradients = false}));
   // A probe in the type of the update is none.
   EXPECT_EQ(model_of({.full = true,
                       .tied = false,
@@ -355,19 +355,19 @@ TEST(PlanStep, NamesPlanesAndUnits) {
 TEST(SftPlan, IsOnePassOverEveryMicroBatch) {
   const ModelPlan model = model_of({.full = true, .tied = true, .dtype = ModelDtype::kFp32});
   TrainOptions options;
-  const MethodPlan plan = sft_plan(options, *model.llama, 3);
+  const MethodPlan plan = sft_plan(options, *model.model, 3);
   ASSERT_EQ(plan.passes.size(), 1U);
   EXPECT_TRUE(plan.passes[0].weight_gradients);
   EXPECT_FALSE(plan.passes[0].recompute);
   EXPECT_FALSE(plan.passes[0].probe);
   EXPECT_EQ(plan.kept_bytes + plan.kept_bytes_per_token, 0);
-  const std::vector<int> once = model.llama->unit_uses(true);
+  const std::vector<int> once = model.model->unit_uses(true);
   ASSERT_EQ(plan.uses.size(), 3 * once.size());
   for (size_t i = 0; i < plan.uses.size(); ++i)
     EXPECT_EQ(plan.uses[i], (UnitUse{.unit = once[i % once.size()]}));
   for (const Recompute recompute : {Recompute::kPass2, Recompute::kAll}) {
     options.recompute = recompute;
-    EXPECT_TRUE(sft_plan(options, *model.llama, 1).passes.at(0).recompute) << word_of(recompute);
+    EXPECT_TRUE(sft_plan(options, *model.model, 1).passes.at(0).recompute) << word_of(recompute);
   }
 }
 

@@ -8,6 +8,7 @@
 
 #include "data/packing.h"
 #include "dist/comm/collectives.h"
+#include "model/decoder/decoder.h"
 #include "support/memory_weights.h"
 #include "support/tiny_llama.h"
 #include "vaccine/vaccine_method.h"
@@ -51,7 +52,7 @@ class StepRun {
         gradients_(llama_),
         update_source_(weights_, false, uses_),
         probe_source_(probe_weights_, true, uses_),
-        dataset_(testing::tiny_dataset(llama_.config(), 5)) {
+        dataset_(testing::tiny_dataset(llama_.spec(), 5)) {
     std::vector<int64_t> rows(5);
     std::iota(rows.begin(), rows.end(), 0);
     const int64_t micro_batch = (5 + kind.num_micro_batches - 1) / kind.num_micro_batches;
@@ -68,8 +69,8 @@ class StepRun {
     int64_t kept_bytes;
   };
   Done run(const VaccineOptions& options, const TrainOptions& train, int64_t step) {
-    const train::PassModel update{.llama = llama_, .weights = update_source_};
-    const train::PassModel probe{.llama = probe_, .weights = probe_source_};
+    const train::PassModel update{.model = llama_, .weights = update_source_};
+    const train::PassModel probe{.model = probe_, .weights = probe_source_};
     VaccineMethod method({.update = update,
                           .probe = own_probe_ ? probe : update,
                           .gradients = gradients_,
@@ -93,12 +94,12 @@ class StepRun {
   int64_t last_tokens() const { return batches_.back().num_tokens(); }
 
  private:
-  static model::Llama make_llama(const Kind& kind, at::ScalarType type) {
+  static model::Decoder make_llama(const Kind& kind, at::ScalarType type) {
     return {testing::tiny_config(kind.tied), kind.full ? model::LoraSpec{} : testing::tiny_lora(),
             kind.full, type};
   }
 
-  model::Llama llama_, probe_;
+  model::Decoder llama_, probe_;
   bool own_probe_;
   testing::MemoryWeights weights_, probe_weights_;
   testing::MemoryGradients gradients_;

@@ -1,4 +1,4 @@
-#include "model/fp8_weights.h"
+#include "model/decoder/fp8_weights.h"
 
 namespace vax::model {
 

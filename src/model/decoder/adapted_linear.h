@@ -6,7 +6,7 @@
 
 #include <span>
 
-#include "model/block.h"
+#include "model/decoder/block.h"
 #include "model/weights.h"
 
 namespace vax::model {

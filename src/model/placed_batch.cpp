@@ -1,6 +1,6 @@
 // Layout of the one buffer: the int64 parts (ids, label positions, targets) first, so that they are
 // aligned, then the int32 parts (positions, rows, offsets). One copy to the device moves them all.
-#include "model/batch_view.h"
+#include "model/placed_batch.h"
 
 #include <ATen/ATen.h>
 
@@ -72,47 +72,22 @@ void fill_words(const PackedBatch& batch, const BatchExtent& extent, int32_t* wo
   fill_offsets(batch.offsets, extent, words + parts.offsets);
 }
 
-BatchView view_of(const PackedBatch& batch) {
-  return {.ids = batch.ids,
-          .positions = batch.positions,
-          .rows = batch.rows,
-          .sequences = {batch.offsets, extent_of(batch).longest},
-          .label_positions = batch.label_positions,
-          .targets = batch.targets};
-}
-
-BatchView view_of(int32_t* words, const BatchExtent& extent) {
-  const Parts parts = parts_of(extent);
-  const auto tokens = static_cast<size_t>(extent.num_tokens),
-             labels = static_cast<size_t>(extent.num_labels);
-  const auto longs = [words](int64_t begin, size_t count) {
-    return std::span<const int64_t>(reinterpret_cast<const int64_t*>(words + begin), count);
-  };
-  return {.ids = longs(parts.ids, tokens),
-          .positions = {words + parts.positions, tokens},
-          .rows = {words + parts.rows, tokens},
-          .sequences = {{words + parts.offsets, static_cast<size_t>(extent.num_sequences + 1)},
-                        extent.longest},
-          .label_positions = longs(parts.label_positions, labels),
-          .targets = longs(parts.targets, labels)};
-}
-
 }  // namespace
 
-void check_batch(const PackedBatch& batch, const LlamaConfig& config) {
+void check_batch(const PackedBatch& batch, const Spec& spec) {
   const auto check_range = [](const char* what, int64_t value, int64_t end) {
     VAX_CHECK(value >= 0 && value < end, what, " ", value, " is outside [0, ", end, ")");
   };
-  if (const int64_t longest = extent_of(batch).longest; longest > config.max_position_embeddings)
+  if (const int64_t longest = extent_of(batch).longest; longest > spec.max_positions)
     throw ConfigError(cat("a sequence of ", longest,
                           " tokens is longer than the model's max_position_embeddings = ",
-                          config.max_position_embeddings, ": lower data.max_length"));
-  for (const int64_t id : batch.ids) check_range("id", id, config.vocab_size);
+                          spec.max_positions, ": lower data.max_length"));
+  for (const int64_t id : batch.ids) check_range("id", id, spec.vocab_size);
   for (const int32_t position : batch.positions)
-    check_range("position", position, config.max_position_embeddings);
+    check_range("position", position, spec.max_positions);
   for (const int64_t position : batch.label_positions)
     check_range("label position", position, batch.num_tokens());
-  for (const int64_t target : batch.targets) check_range("target", target, config.vocab_size);
+  for (const int64_t target : batch.targets) check_range("target", target, spec.vocab_size);
 }
 
 BatchExtent extent_of(const PackedBatch& batch) {
@@ -124,20 +99,39 @@ BatchExtent extent_of(const PackedBatch& batch) {
   return extent;
 }
 
-PlacedBatch::PlacedBatch(const PackedBatch& batch, at::Device device) : view_(view_of(batch)) {
+PlacedBatch::PlacedBatch(const PackedBatch& batch, at::Device device)
+    : ids(batch.ids),
+      positions(batch.positions),
+      rows(batch.rows),
+      sequences(batch.offsets, extent_of(batch).longest),
+      label_positions(batch.label_positions),
+      targets(batch.targets) {
   if (device.is_cpu()) return;
   allocate(extent_of(batch), device);
   load(batch);
 }
 
-PlacedBatch::PlacedBatch(const BatchExtent& extent, at::Device device) : view_(view_of({})) {
+PlacedBatch::PlacedBatch(const BatchExtent& extent, at::Device device) : sequences({}, 0) {
   allocate(extent, device);
 }
 
 void PlacedBatch::allocate(const BatchExtent& extent, at::Device device) {
   extent_ = extent;
-  words_ = at::empty({parts_of(extent).end}, at::TensorOptions(at::kInt).device(device));
-  view_ = view_of(words_.mutable_data_ptr<int32_t>(), extent_);
+  const Parts parts = parts_of(extent);
+  words_ = at::empty({parts.end}, at::TensorOptions(at::kInt).device(device));
+  int32_t* const words = words_.mutable_data_ptr<int32_t>();
+  const auto longs = [words](int64_t begin, int64_t count) {
+    return std::span(reinterpret_cast<const int64_t*>(words + begin), static_cast<size_t>(count));
+  };
+  const auto ints = [words](int64_t begin, int64_t count) {
+    return std::span<const int32_t>(words + begin, static_cast<size_t>(count));
+  };
+  ids = longs(parts.ids, extent.num_tokens);
+  positions = ints(parts.positions, extent.num_tokens);
+  rows = ints(parts.rows, extent.num_tokens);
+  sequences = {ints(parts.offsets, extent.num_sequences + 1), extent.longest};
+  label_positions = longs(parts.label_positions, extent.num_labels);
+  targets = longs(parts.targets, extent.num_labels);
 }
 
 void PlacedBatch::load(const PackedBatch& batch) {

@@ -1,8 +1,10 @@
-#include "model/attention_half.h"
+#include "model/decoder/attention_half.h"
 
 #include <ATen/ATen.h>
 
-#include "model/adapted_linear.h"
+#include "base/error.h"
+#include "model/decoder/adapted_linear.h"
+#include "ops/device/transfer.h"
 #include "ops/rms_norm.h"
 #include "ops/rotary.h"
 
@@ -35,7 +37,7 @@ void project_qkv(const BlockContext& context, const UnitTensors& weights, const 
 
   at::Tensor normed_TD = at::empty({num_tokens, dims.hidden_size}, compute);
   saved.rstd_T = at::empty({num_tokens}, x_TD.options().dtype(at::kFloat));
-  ops::rms_norm_forward(x_TD, weights[kInputNorm], dims.rms_norm_eps, normed_TD, saved.rstd_T);
+  ops::rms_norm_forward(x_TD, weights[kInputNorm], dims.norm_eps, normed_TD, saved.rstd_T);
 
   saved.qkv_TC = at::empty({num_tokens, dims.qkv_width()}, compute);
   adapted_forward({kQkv, kQkvBias, qkv}, weights, context, normed_TD, saved.qkv_TC, saved.qkv_u);
@@ -56,40 +58,60 @@ std::span<const int32_t> span_of(const at::Tensor& values) {
   return {values.const_data_ptr<int32_t>(), static_cast<size_t>(values.numel())};
 }
 
-}  // namespace
-
-at::Tensor attention_forward(const BlockContext& context, const UnitTensors& weights,
-                             const at::Tensor& x_TD, AttentionSaved& saved) {
+void keep_key_values(const BlockContext& context, const at::Tensor& qkv_TC) {
   const BlockDims& dims = context.dims;
-  project_qkv(context, weights, x_TD, saved);
-  saved.o_TC = at::empty({x_TD.size(0), dims.query_width()}, saved.qkv_TC.options());
-  saved.lse_TH = at::empty({x_TD.size(0), dims.attention.num_heads}, saved.rstd_T.options());
-  ops::attention_forward(saved.qkv_TC, dims.attention, context.sequences, saved.o_TC, saved.lse_TH);
-  return project_out(context, weights, saved);
-}
-
-KeyValues split_key_values(const BlockDims& dims, const at::Tensor& qkv_TC) {
+  const CachePlaces& places = *context.places;
   const auto heads = [&](int64_t begin) {
     return qkv_TC.narrow(1, begin, dims.kv_width())
         .unflatten(1, {dims.attention.num_kv_heads, dims.attention.head_dim});
   };
-  return {.k = heads(dims.query_width()), .v = heads(dims.query_width() + dims.kv_width())};
+  const auto keep = [&](const at::Tensor& values, at::Tensor& cache) {
+    if (places.lengths_B.defined()) {
+      cache.index_put_({places.slots_B, places.lengths_B - 1}, values);
+      return;
+    }
+    for (size_t s = 0; s < places.slots.size(); ++s) {
+      const int64_t begin = places.offsets[s], length = places.offsets[s + 1] - begin;
+      cache[places.slots[s]].narrow(0, 0, length).copy_(values.narrow(0, begin, length));
+    }
+  };
+  keep(heads(dims.query_width()), context.cache->k);
+  keep(heads(dims.query_width() + dims.kv_width()), context.cache->v);
 }
 
-at::Tensor attention_decode_forward(const BlockContext& context, const UnitTensors& weights,
-                                    const at::Tensor& x_BD, const CachePlaces& places,
-                                    KeyValues& cache) {
+// o and lse from qkv; of new tokens o from the cache, which has their keys and values already.
+void attend(const BlockContext& context, AttentionSaved& saved) {
   const BlockDims& dims = context.dims;
-  AttentionSaved saved;
-  project_qkv(context, weights, x_BD, saved);
-  const KeyValues key_values = split_key_values(dims, saved.qkv_TC);
-  const c10::List<std::optional<at::Tensor>> own({places.slots_B, places.lengths_B - 1});
-  cache.k.index_put_(own, key_values.k);
-  cache.v.index_put_(own, key_values.v);
-  saved.o_TC = at::empty({x_BD.size(0), dims.query_width()}, saved.qkv_TC.options());
-  ops::attention_decode(saved.qkv_TC.narrow(1, 0, dims.query_width()), cache.k, cache.v,
-                        span_of(places.slots_B), span_of(places.lengths_B), dims.attention,
-                        saved.o_TC);
+  const int64_t num_tokens = saved.qkv_TC.size(0);
+  saved.o_TC = at::empty({num_tokens, dims.query_width()}, saved.qkv_TC.options());
+  if (context.cache != nullptr && context.places->lengths_B.defined()) {
+    ops::attention_decode(saved.qkv_TC.narrow(1, 0, dims.query_width()), context.cache->k,
+                          context.cache->v, span_of(context.places->slots_B),
+                          span_of(context.places->lengths_B), dims.attention, saved.o_TC);
+    return;
+  }
+  saved.lse_TH = at::empty({num_tokens, dims.attention.num_heads}, saved.rstd_T.options());
+  ops::attention_forward(saved.qkv_TC, dims.attention, context.sequences, saved.o_TC, saved.lse_TH);
+}
+
+}  // namespace
+
+CachePlaces places_of(const PackedBatch& batch, std::span<const int32_t> slots, at::Device device) {
+  CachePlaces places{.slots = slots, .offsets = batch.offsets};
+  if (batch.empty() || batch.positions.front() == 0) return places;
+  VAX_CHECK(batch.num_tokens() == batch.num_sequences(), batch.num_tokens(), " new tokens of ",
+            batch.num_sequences(), " sequences");
+  places.slots_B = ops::device::to_device(
+      at::tensor(at::ArrayRef<int32_t>(slots.data(), slots.size()), at::kInt), device);
+  places.lengths_B = ops::device::to_device(at::tensor(batch.positions, at::kInt) + 1, device);
+  return places;
+}
+
+at::Tensor attention_forward(const BlockContext& context, const UnitTensors& weights,
+                             const at::Tensor& x_TD, AttentionSaved& saved) {
+  project_qkv(context, weights, x_TD, saved);
+  if (context.cache != nullptr) keep_key_values(context, saved.qkv_TC);
+  attend(context, saved);
   return project_out(context, weights, saved);
 }
 

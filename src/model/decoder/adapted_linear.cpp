@@ -1,4 +1,4 @@
-#include "model/adapted_linear.h"
+#include "model/decoder/adapted_linear.h"
 
 #include <ATen/ATen.h>
 

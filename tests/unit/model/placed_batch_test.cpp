@@ -1,6 +1,6 @@
 // Batches as operators read them: what a copy with room for more holds, and what is refused on the
 // host because a device could not.
-#include "model/batch_view.h"
+#include "model/placed_batch.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -14,7 +14,7 @@
 namespace vax::model {
 namespace {
 
-LlamaConfig config() { return {.vocab_size = 50, .max_position_embeddings = 8}; }
+Spec spec() { return {.vocab_size = 50, .max_positions = 8}; }
 
 // Two sequences, every token but the last of each with a label: also the very first.
 PackedBatch batch() {
@@ -34,22 +34,21 @@ std::vector<T> values(std::span<const T> span) {
 TEST(PlacedBatch, OnAHostIsTheBatchItself) {
   const PackedBatch packed = batch();
   const PlacedBatch placed(packed, at::kCPU);
-  EXPECT_EQ(placed.view().ids.data(), packed.ids.data());
-  EXPECT_EQ(placed.view().targets.data(), packed.targets.data());
-  EXPECT_EQ(placed.view().sequences.longest, 3);
+  EXPECT_EQ(placed.ids.data(), packed.ids.data());
+  EXPECT_EQ(placed.targets.data(), packed.targets.data());
+  EXPECT_EQ(placed.sequences.longest, 3);
 }
 
 TEST(PlacedBatch, HoldsWhatItWasMadeFor) {
   const PackedBatch packed = batch();
   PlacedBatch placed(extent_of(packed), at::kCPU);
   placed.load(packed);
-  const BatchView& view = placed.view();
-  EXPECT_EQ(values(view.ids), packed.ids);
-  EXPECT_EQ(values(view.positions), packed.positions);
-  EXPECT_EQ(values(view.rows), packed.rows);
-  EXPECT_EQ(values(view.sequences.offsets), packed.offsets);
-  EXPECT_EQ(values(view.label_positions), packed.label_positions);
-  EXPECT_EQ(values(view.targets), packed.targets);
+  EXPECT_EQ(values(placed.ids), packed.ids);
+  EXPECT_EQ(values(placed.positions), packed.positions);
+  EXPECT_EQ(values(placed.rows), packed.rows);
+  EXPECT_EQ(values(placed.sequences.offsets), packed.offsets);
+  EXPECT_EQ(values(placed.label_positions), packed.label_positions);
+  EXPECT_EQ(values(placed.targets), packed.targets);
 }
 
 TEST(PlacedBatch, PadsWithTokensAndLabelsThatChangeNothing) {
@@ -60,14 +59,13 @@ TEST(PlacedBatch, PadsWithTokensAndLabelsThatChangeNothing) {
   before.ids.assign(5, 49);
   placed.load(before);
   placed.load(batch());
-  const BatchView& view = placed.view();
-  EXPECT_EQ(values(view.ids), (std::vector<int64_t>{7, 8, 9, 40, 41, 0, 0, 0, 0, 0, 0, 0}));
+  EXPECT_EQ(values(placed.ids), (std::vector<int64_t>{7, 8, 9, 40, 41, 0, 0, 0, 0, 0, 0, 0}));
   // Padding is in sequences of its own, none longer than the longest, then empty ones.
-  EXPECT_EQ(values(view.sequences.offsets), (std::vector<int32_t>{0, 3, 5, 9, 12, 12, 12}));
-  EXPECT_EQ(values(view.positions), (std::vector<int32_t>{0, 1, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0}));
+  EXPECT_EQ(values(placed.sequences.offsets), (std::vector<int32_t>{0, 3, 5, 9, 12, 12, 12}));
+  EXPECT_EQ(values(placed.positions), (std::vector<int32_t>{0, 1, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0}));
   // Label rows of padding write their zero gradient to a token of padding, not to one that counts.
-  EXPECT_EQ(values(view.label_positions), (std::vector<int64_t>{0, 1, 3, 11, 11}));
-  EXPECT_EQ(values(view.targets), (std::vector<int64_t>{8, 9, 41, -1, -1}));
+  EXPECT_EQ(values(placed.label_positions), (std::vector<int64_t>{0, 1, 3, 11, 11}));
+  EXPECT_EQ(values(placed.targets), (std::vector<int64_t>{8, 9, 41, -1, -1}));
 }
 
 TEST(PlacedBatch, RefusesWhatItHasNoRoomFor) {
@@ -88,8 +86,8 @@ TEST(PlacedBatch, RefusesWhatItHasNoRoomFor) {
 }
 
 TEST(CheckBatch, RefusesWhatTheModelDoesNotHave) {
-  EXPECT_NO_THROW(check_batch(batch(), config()));
-  EXPECT_NO_THROW(check_batch({}, config()));
+  EXPECT_NO_THROW(check_batch(batch(), spec()));
+  EXPECT_NO_THROW(check_batch({}, spec()));
   const auto with = [](auto change) {
     PackedBatch changed = batch();
     change(changed);
@@ -100,9 +98,9 @@ TEST(CheckBatch, RefusesWhatTheModelDoesNotHave) {
         with([](PackedBatch& b) { b.positions[2] = 8; }),
         with([](PackedBatch& b) { b.label_positions[1] = 5; }),
         with([](PackedBatch& b) { b.targets[0] = -1; })})
-    EXPECT_THROW(check_batch(bad, config()), std::logic_error);
-  LlamaConfig shorter = config();
-  shorter.max_position_embeddings = 2;
+    EXPECT_THROW(check_batch(bad, spec()), std::logic_error);
+  Spec shorter = spec();
+  shorter.max_positions = 2;
   EXPECT_THROW(check_batch(batch(), shorter), ConfigError);
 }
 

@@ -1,8 +1,8 @@
-#include "model/mlp_half.h"
+#include "model/decoder/mlp_half.h"
 
 #include <ATen/ATen.h>
 
-#include "model/adapted_linear.h"
+#include "model/decoder/adapted_linear.h"
 #include "ops/rms_norm.h"
 #include "ops/swiglu.h"
 
@@ -27,7 +27,7 @@ void project_gate_up(const BlockContext& context, const UnitTensors& weights,
   const std::array gate_up = gate_up_branches(dims);
   at::Tensor normed_TD = at::empty({num_tokens, dims.hidden_size}, compute);
   saved.rstd_T = at::empty({num_tokens}, h_TD.options().dtype(at::kFloat));
-  ops::rms_norm_forward(h_TD, weights[kPostNorm], dims.rms_norm_eps, normed_TD, saved.rstd_T);
+  ops::rms_norm_forward(h_TD, weights[kPostNorm], dims.norm_eps, normed_TD, saved.rstd_T);
   saved.gate_up_TC = at::empty({num_tokens, 2 * dims.intermediate_size}, compute);
   adapted_forward({kGateUp, kGateUpBias, gate_up}, weights, context, normed_TD, saved.gate_up_TC,
                   saved.gate_up_u);

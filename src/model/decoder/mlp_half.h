@@ -7,7 +7,7 @@
 
 #include <array>
 
-#include "model/block.h"
+#include "model/decoder/block.h"
 #include "model/weights.h"
 
 namespace vax::model {

@@ -1,4 +1,4 @@
-#include "model/activation_memory.h"
+#include "model/decoder/activation_memory.h"
 
 #include <algorithm>
 
@@ -82,10 +82,9 @@ int64_t device_attention_bytes(const BlockDims& dims, const PassShape& pass) {
 }
 
 // Made by the head, on top of its input x: label rows and logits first, then the stream's gradient.
-int64_t head_bytes(const Llama& llama, const PassShape& pass) {
-  const BlockDims& dims = llama.dims();
+int64_t head_bytes(const Spec& spec, const BlockDims& dims, const PassShape& pass) {
   const int64_t s = element_bytes(dims), hidden = dims.hidden_size;
-  const int64_t vocabulary = llama.config().vocab_size;
+  const int64_t vocabulary = spec.vocab_size;
   const bool with_weight = dims.train_base && pass.weight_gradients;
   const int64_t rows = ((kFloatBytes + 2 * s) * hidden + kFloatBytes) * pass.num_labels;
   const int64_t chunk = std::min(
@@ -97,8 +96,7 @@ int64_t head_bytes(const Llama& llama, const PassShape& pass) {
 
 }  // namespace
 
-int64_t activation_bytes(const Llama& llama, const PassShape& pass) {
-  const BlockDims& dims = llama.dims();
+int64_t activation_bytes(const Spec& spec, const BlockDims& dims, const PassShape& pass) {
   const BlockBytes block = block_bytes(dims, pass.weight_gradients);
   const int64_t tokens = pass.num_tokens;
   const int64_t stream = kFloatBytes * dims.hidden_size * tokens;  // x, or its gradient
@@ -111,10 +109,11 @@ int64_t activation_bytes(const Llama& llama, const PassShape& pass) {
   // The block that is run again: its x is one of those kept. Running it needs less than its
   // backward.
   if (pass.recompute)
-    return llama.num_layers() * stream + stream +
-           std::max(head_bytes(llama, pass), tokens * block.saved - stream + backward);
-  return llama.num_layers() * tokens * block.saved +
-         std::max(tokens * block.forward, stream + std::max(head_bytes(llama, pass), backward));
+    return spec.num_layers * stream + stream +
+           std::max(head_bytes(spec, dims, pass), tokens * block.saved - stream + backward);
+  return spec.num_layers * tokens * block.saved +
+         std::max(tokens * block.forward,
+                  stream + std::max(head_bytes(spec, dims, pass), backward));
 }
 
 }  // namespace vax::model

@@ -7,8 +7,11 @@
 #include <ATen/core/Tensor.h>
 
 #include <array>
+#include <cstdint>
+#include <span>
 
-#include "model/block.h"
+#include "base/packed_batch.h"
+#include "model/decoder/block.h"
 #include "model/weights.h"
 
 namespace vax::model {
@@ -22,7 +25,9 @@ struct AttentionSaved {
   std::array<at::Tensor, 1> out_u;
 };
 
-// Returns e [T, D] of the compute type. x [T, D] fp32.
+// Returns e [T, D] of the compute type. x [T, D] fp32. In a generation (context.cache) keys and
+// values are put into the cache; a new token attends to those that are there, and `saved` is of no
+// use.
 at::Tensor attention_forward(const BlockContext& context, const UnitTensors& weights,
                              const at::Tensor& x_TD, AttentionSaved& saved);
 
@@ -32,26 +37,7 @@ void attention_backward(const BlockContext& context, const UnitTensors& weights,
                         UnitGradients* gradients, const at::Tensor& x_TD,
                         const AttentionSaved& saved, bool need_input_gradient, at::Tensor& grad_TD);
 
-// Keys (rotated) and values, compute type: of T packed tokens [T, KV, K], or a cache over the
-// sequences of a generation [slots, P, KV, K].
-struct KeyValues {
-  at::Tensor k;
-  at::Tensor v;
-};
-
-// Views of a saved qkv matrix: what a cache takes from a forward over whole prompts.
-KeyValues split_key_values(const BlockDims& dims, const at::Tensor& qkv_TC);
-
-// Which tokens of a cache a new one attends to: int32 [B] each, on the model's device.
-struct CachePlaces {
-  at::Tensor slots_B, lengths_B;
-};
-
-// The same e for one new token per sequence, from a cache. Token b is the last of the lengths[b]
-// tokens of slot slots[b]: its key and value are put at position lengths[b] - 1 there; those before
-// must be there already. Slots are distinct. Nothing is saved.
-at::Tensor attention_decode_forward(const BlockContext& context, const UnitTensors& weights,
-                                    const at::Tensor& x_BD, const CachePlaces& places,
-                                    KeyValues& cache);
+// REQUIRES sequences that start at position 0, or one token each. `device`: of the model.
+CachePlaces places_of(const PackedBatch& batch, std::span<const int32_t> slots, at::Device device);
 
 }  // namespace vax::model
