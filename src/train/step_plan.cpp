@@ -6,7 +6,7 @@
 #include "base/error.h"
 #include "base/narrow.h"
 #include "data/packing.h"
-#include "dist/comm/call_accounting.h"
+#include "dist/comm/collectives.h"
 
 namespace vax::train {
 namespace {

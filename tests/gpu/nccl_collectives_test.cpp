@@ -9,8 +9,8 @@
 
 #include "dist/comm/communicator.h"
 #include "dist/device/device_group.h"
-#include "dist/device/nccl_collectives.h"
-#include "dist/device/nccl_library.h"
+#include "dist/device/nccl_backend.h"
+#include "dist/device/nccl_communicator.h"
 #include "support/device_array.h"
 
 namespace vax::dist {
@@ -23,7 +23,7 @@ using vax::testing::DeviceArray;
 using MakeGroup = std::unique_ptr<Collectives> (*)(const Communicator&, const DeviceContext&);
 
 std::unique_ptr<Collectives> make_nccl(const Communicator& world, const DeviceContext& device) {
-  return make_nccl_collectives(world, device, "tested");
+  return std::make_unique<Collectives>(make_nccl_backend(world, device), nullptr);
 }
 std::unique_ptr<Collectives> make_self(const Communicator& world, const DeviceContext& device) {
   return make_device_collectives(world, device, "tested");

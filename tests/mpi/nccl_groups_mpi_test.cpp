@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "dist/device/nccl_library.h"
+#include "dist/device/nccl_communicator.h"
 #include "standin/nccl/standin.h"
 #include "support/device_fixture.h"
 

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/narrow.h"
 #include "base/philox.h"
+#include "dist/comm/backend.h"
 #include "io/huggingface_writer.h"
 #include "io/peft_adapter.h"
 #include "io/safetensors_writer.h"
@@ -25,7 +26,19 @@ at::Tensor normal_values(const FlatMember& member, uint64_t seed) {
   return values;
 }
 
-[[noreturn]] void fail_alone() { throw std::logic_error("a rank without a group communicates"); }
+class LonelyBackend final : public dist::Backend {
+ public:
+  LonelyBackend(int rank, int size) : rank_(rank), size_(size) {}
+  dist::GroupTraits traits() const override {
+    return {.name = "lonely", .rank = rank_, .size = size_};
+  }
+  dist::Work start(dist::Operation) override { fail(); }
+  void barrier(dist::Call) override { fail(); }
+
+ private:
+  [[noreturn]] static void fail() { throw std::logic_error("a rank without a group communicates"); }
+  const int rank_, size_;
+};
 
 }  // namespace
 
@@ -122,20 +135,8 @@ train::Mesh make_self_mesh() {
           .calls = dist::CallLog::make(0)};
 }
 
-dist::Work LonelyRank::all_gather(const void*, void*, int64_t, dist::DataType, dist::Stream) {
-  fail_alone();
-}
-dist::Work LonelyRank::reduce_scatter(void*, void*, int64_t, dist::DataType, dist::ReduceOp,
-                                      dist::Stream) {
-  fail_alone();
-}
-dist::Work LonelyRank::all_reduce(void*, int64_t, dist::DataType, dist::ReduceOp, dist::Stream) {
-  fail_alone();
-}
-dist::Work LonelyRank::broadcast(void*, int64_t, dist::DataType, int, dist::Stream) {
-  fail_alone();
-}
-void LonelyRank::barrier() { fail_alone(); }
+LonelyRank::LonelyRank(int rank, int size)
+    : Collectives(std::make_unique<LonelyBackend>(rank, size), nullptr) {}
 
 SharedDirectory::SharedDirectory(const dist::Communicator& world,
                                  const std::function<void(const std::filesystem::path&)>& fill) {

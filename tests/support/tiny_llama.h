@@ -55,23 +55,8 @@ train::Mesh make_self_mesh();
 
 // A place in a group whose other ranks do not exist, for what only cuts and never communicates:
 // every operation THROWS std::logic_error.
-class LonelyRank : public dist::Collectives {
- public:
-  LonelyRank(int rank, int size) : rank_(rank), size_(size) {}
-
-  int rank() const override { return rank_; }
-  int size() const override { return size_; }
-  std::string name() const override { return "lonely"; }
-  dist::Work all_gather(const void*, void*, int64_t, dist::DataType, dist::Stream) override;
-  dist::Work reduce_scatter(void*, void*, int64_t, dist::DataType, dist::ReduceOp,
-                            dist::Stream) override;
-  dist::Work all_reduce(void*, int64_t, dist::DataType, dist::ReduceOp, dist::Stream) override;
-  dist::Work broadcast(void*, int64_t, dist::DataType, int, dist::Stream) override;
-  void barrier() override;
-  dist::CollectiveStatistics statistics() const override { return {}; }
-
- private:
-  int rank_, size_;
+struct LonelyRank : dist::Collectives {
+  LonelyRank(int rank, int size);
 };
 
 // A scratch directory that all ranks of an MPI test read. Rank 0 makes it, runs `fill` on it, and

@@ -8,7 +8,7 @@
 
 #include "base/error.h"
 #include "base/narrow.h"
-#include "dist/comm/mpi_collectives.h"
+#include "dist/comm/mpi_backend.h"
 #include "dist/comm/mpi_handle.h"
 #include "dist/comm/process_services.h"
 
@@ -79,7 +79,9 @@ Communicator Communicator::world(const WorldOptions& options) {
 int Communicator::rank() const { return handle_->comm.rank(); }
 int Communicator::size() const { return handle_->comm.size(); }
 const std::shared_ptr<CallLog>& Communicator::calls() const { return handle_->services->calls; }
-const std::shared_ptr<ProcessServices>& Communicator::services() const { return handle_->services; }
+const std::shared_ptr<DeviceRegistry>& Communicator::devices() const {
+  return handle_->services->devices;
+}
 
 void Communicator::set_record_directory(const std::filesystem::path& directory) const {
   if (handle_->services->watchdog) handle_->services->watchdog->set_record_directory(directory);
@@ -122,8 +124,11 @@ std::unique_ptr<Collectives> Communicator::make_collectives(const std::string& p
   Call call = handle_->blocking("duplicate");
   MpiCommunicator copy = MpiCommunicator::duplicate_of(handle_->comm.get());
   call.done();
-  return make_mpi_collectives(std::move(copy), max_elements_per_call, handle_->services,
-                              handle_->make_group(purpose));
+  // Keeps all services alive.
+  std::shared_ptr<ProgressThread> progress(handle_->services, handle_->services->progress.get());
+  return std::make_unique<Collectives>(
+      make_mpi_backend(std::move(copy), max_elements_per_call, std::move(progress)),
+      handle_->make_group(purpose));
 }
 
 std::shared_ptr<CallGroup> Communicator::make_call_group(const std::string& purpose) const {

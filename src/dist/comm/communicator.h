@@ -14,6 +14,7 @@
 
 namespace vax::dist {
 
+class DeviceRegistry;
 struct ProcessServices;
 
 inline constexpr int64_t kMaxElementsPerCall = int64_t{1} << 27;  // 1 GiB of float64
@@ -50,8 +51,8 @@ class Communicator {
 
   // What this communicator, those made from it and their collectives do. Never null.
   const std::shared_ptr<CallLog>& calls() const;
-  // What the process has once; for the groups of this folder. Never null.
-  const std::shared_ptr<ProcessServices>& services() const;
+  // The device groups that are made from it, for other rooms of dist. Never null.
+  const std::shared_ptr<DeviceRegistry>& devices() const;
   // Where the watchdog writes watchdog-rank-NNNNN.txt when it ends the job; empty: nowhere. No
   // effect without one.
   void set_record_directory(const std::filesystem::path& directory) const;

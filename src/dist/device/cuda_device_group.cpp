@@ -9,21 +9,20 @@
 #include <vector>
 
 #include "base/error.h"
-#include "dist/comm/process_services.h"
+#include "dist/comm/device_registry.h"
 #include "dist/device/cuda_handle.h"
-#include "dist/device/cuda_self_collectives.h"
-#include "dist/device/cuda_staged_collectives.h"
+#include "dist/device/cuda_self_backend.h"
+#include "dist/device/cuda_staged_backend.h"
 #include "dist/device/device_group.h"
 #ifdef VAX_WITH_NCCL
-#include "dist/device/nccl_collectives.h"
+#include "dist/device/nccl_backend.h"
 #endif
 
 namespace vax::dist {
 namespace {
 
 #ifndef VAX_WITH_NCCL
-std::unique_ptr<Collectives> make_nccl_collectives(const Communicator&, const DeviceContext&,
-                                                   const std::string&) {
+std::unique_ptr<Backend> make_nccl_backend(const Communicator&, const DeviceContext&) {
   throw ConfigError("NCCL is not compiled in: configure with VAX_WITH_NCCL=ON");
 }
 constexpr bool kHasNccl = false;
@@ -52,28 +51,36 @@ bool are_distinct(const std::vector<std::string>& ids) {
   return std::set<std::string>(ids.begin(), ids.end()).size() == ids.size();
 }
 
-}  // namespace
-
-std::unique_ptr<Collectives> make_device_collectives(const Communicator& ranks,
-                                                     const DeviceContext& device,
-                                                     const std::string& purpose,
-                                                     const DeviceGroupOptions& options) {
-  if (ranks.size() == 1) return make_device_self_collectives(device);
+std::unique_ptr<Backend> make_backend(const Communicator& ranks, const DeviceContext& device,
+                                      const std::string& purpose,
+                                      const DeviceGroupOptions& options) {
+  if (ranks.size() == 1) return make_cuda_self_backend(device);
   const bool distinct = are_distinct(ranks.all_gather_text(device_id(device.index)));
   if (options.transport == Transport::kNccl && !distinct)
     throw ConfigError(cat("NCCL needs a device per rank; of the ", ranks.size(), " ranks of group ",
                           purpose, " several have the same one"));
   const bool nccl = options.transport == Transport::kNccl ||
                     (options.transport == Transport::kAuto && kHasNccl && distinct);
-  return nccl ? make_nccl_collectives(ranks, device, purpose)
-              : make_staged_collectives(ranks, device, purpose, options.staging_bytes);
+  return nccl ? make_nccl_backend(ranks, device)
+              : make_staged_backend(ranks, device, purpose, options.staging_bytes);
+}
+
+}  // namespace
+
+std::unique_ptr<Collectives> make_device_collectives(const Communicator& ranks,
+                                                     const DeviceContext& device,
+                                                     const std::string& purpose,
+                                                     const DeviceGroupOptions& options) {
+  std::shared_ptr<CallGroup> calls = ranks.make_call_group(purpose);
+  return std::make_unique<Collectives>(make_backend(ranks, device, purpose, options),
+                                       std::move(calls));
 }
 
 void synchronize(const Communicator& world, const DeviceContext& device) {
   VAX_CUDA(cudaSetDevice(device.index));
   CudaEvent computed;
   computed.record(static_cast<cudaStream_t>(device.compute_stream));
-  world.services()->devices->wait_until([&] { return computed.is_done(); });
+  world.devices()->wait_until([&] { return computed.is_done(); });
 }
 
 }  // namespace vax::dist

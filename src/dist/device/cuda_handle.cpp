@@ -1,31 +1,10 @@
 #include "dist/device/cuda_handle.h"
 
 #include <filesystem>
-#include <optional>
 
 #include "base/error.h"
 
 namespace vax::dist {
-namespace {
-
-// Its event is recorded when somebody asks, not before: nothing that is illegal inside a graph
-// capture then happens to a work that is only waited for.
-class StreamOperation final : public Work::State {
- public:
-  explicit StreamOperation(cudaStream_t stream) : stream_(stream) {}
-  bool test() override {
-    if (!done_) done_.emplace().record(stream_);
-    return done_->is_done();
-  }
-  void wait() override {}
-
- private:
-  cudaStream_t stream_;
-  std::optional<CudaEvent> done_;
-};
-
-}  // namespace
-
 void fail_device_call(std::string_view call, const std::string& reason,
                       std::source_location where) {
   throw CommError(cat(call.substr(0, call.find('(')), " failed (", reason, ") at ",
@@ -80,10 +59,6 @@ CudaMemory pinned_memory(int64_t num_bytes) {
   void* memory = nullptr;
   VAX_CUDA(cudaHostAlloc(&memory, static_cast<size_t>(num_bytes), cudaHostAllocDefault));
   return CudaMemory(memory, CudaRelease{.is_pinned = true});
-}
-
-Work make_stream_work(cudaStream_t stream) {
-  return Work(std::make_unique<StreamOperation>(stream));
 }
 
 }  // namespace vax::dist

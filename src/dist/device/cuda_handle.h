@@ -12,8 +12,6 @@
 #include <type_traits>
 #include <utility>
 
-#include "dist/comm/collectives.h"
-
 namespace vax::dist {
 
 // "CALL failed (REASON) at FILE:LINE"; of `call` the part before its arguments.
@@ -72,8 +70,5 @@ struct CudaRelease {
 using CudaMemory = std::unique_ptr<void, CudaRelease>;
 CudaMemory device_memory(int64_t num_bytes);
 CudaMemory pinned_memory(int64_t num_bytes);
-
-// An operation that is ordered on `stream` alone: waiting for it there takes nothing.
-Work make_stream_work(cudaStream_t stream);
 
 }  // namespace vax::dist

@@ -4,6 +4,9 @@
 // - after an error it is aborted, never destroyed: destroying waits for the others;
 // - abort() may come from the watchdog's thread at any time: every use of the handle holds the
 //   mutex, and what follows an abort says so.
+// And which NCCL this process has: LibTorch brings one of its own, and NCCL keeps state per copy.
+// Two in one process, or headers that are newer than the library, fail in ways that are hard to
+// read.
 #pragma once
 
 #include <nccl.h>
@@ -18,6 +21,10 @@
 #include "dist/comm/device_registry.h"
 
 namespace vax::dist {
+
+// THROWS CommError: the NCCL that is loaded is another major version or older than what this was
+// compiled for, or there are several.
+void check_nccl_library();
 
 class NcclCommunicator {
  public:

@@ -7,7 +7,6 @@
 
 #include "base/error.h"
 #include "base/narrow.h"
-#include "dist/comm/call_accounting.h"
 
 namespace vax::dist {
 namespace {

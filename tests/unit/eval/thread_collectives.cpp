@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "dist/comm/backend.h"
 
 namespace vax::eval::testing {
 namespace {
@@ -31,41 +32,37 @@ void reduce(const std::vector<const void*>& buffers, dist::ReduceOp op, std::vec
     }
 }
 
-class ThreadCollectives final : public dist::Collectives {
+class ThreadBackend final : public dist::Backend {
  public:
-  ThreadCollectives(Group& group, int rank) : group_(group), rank_(rank) {}
+  ThreadBackend(Group& group, int rank) : group_(group), rank_(rank) {}
 
-  int rank() const override { return rank_; }
-  int size() const override { return group_.size; }
-  std::string name() const override { return "thread"; }
+  dist::GroupTraits traits() const override {
+    return {.name = "thread", .rank = rank_, .size = group_.size};
+  }
+  dist::Work start(dist::Operation operation) override {
+    using Kind = dist::Operation::Kind;
+    if (operation.kind == Kind::kAllGather) return all_gather(operation);
+    if (operation.kind == Kind::kAllReduce) return all_reduce(operation);
+    throw std::logic_error("only all_gather and all_reduce are part of these collectives");
+  }
+  void barrier(dist::Call) override { group_.barrier.arrive_and_wait(); }
 
-  dist::Work all_gather(const void* send, void* recv, int64_t count, dist::DataType type,
-                        dist::Stream) override {
-    const size_t num_bytes = static_cast<size_t>(count) * dist::size_of(type);
-    share(send);
+ private:
+  dist::Work all_gather(const dist::Operation& operation) {
+    const size_t num_bytes = static_cast<size_t>(operation.count) * dist::size_of(operation.type);
+    share(operation.send);
     for (size_t rank = 0; rank < group_.buffers.size(); ++rank)
-      std::memcpy(static_cast<char*>(recv) + rank * num_bytes, group_.buffers[rank], num_bytes);
+      std::memcpy(static_cast<char*>(operation.recv) + rank * num_bytes, group_.buffers[rank],
+                  num_bytes);
     group_.barrier.arrive_and_wait();
     return {};
   }
-  dist::Work all_reduce(void* data, int64_t count, dist::DataType type, dist::ReduceOp op,
-                        dist::Stream) override {
-    if (type == dist::DataType::kFloat64) return reduce_as<double>(data, count, op);
-    VAX_CHECK(type == dist::DataType::kInt32);
-    return reduce_as<int32_t>(data, count, op);
+  dist::Work all_reduce(const dist::Operation& operation) {
+    if (operation.type == dist::DataType::kFloat64)
+      return reduce_as<double>(operation.recv, operation.count, operation.op);
+    VAX_CHECK(operation.type == dist::DataType::kInt32);
+    return reduce_as<int32_t>(operation.recv, operation.count, operation.op);
   }
-  void barrier() override { group_.barrier.arrive_and_wait(); }
-
-  dist::Work reduce_scatter(void*, void*, int64_t, dist::DataType, dist::ReduceOp,
-                            dist::Stream) override {
-    throw std::logic_error("reduce_scatter is not part of these collectives");
-  }
-  dist::Work broadcast(void*, int64_t, dist::DataType, int, dist::Stream) override {
-    throw std::logic_error("broadcast is not part of these collectives");
-  }
-  dist::CollectiveStatistics statistics() const override { return {}; }
-
- private:
   void share(const void* buffer) {
     group_.buffers[static_cast<size_t>(rank_)] = buffer;
     group_.barrier.arrive_and_wait();
@@ -94,7 +91,7 @@ void run_ranks(int size, const std::function<void(dist::Collectives&)>& body) {
     for (int rank = 0; rank < size; ++rank)
       threads.emplace_back([&, rank] {
         try {
-          ThreadCollectives collectives(group, rank);
+          dist::Collectives collectives(std::make_unique<ThreadBackend>(group, rank), nullptr);
           body(collectives);
         } catch (...) {
           errors[static_cast<size_t>(rank)] = std::current_exception();

@@ -7,8 +7,7 @@
 //   and to the device otherwise;
 // - the buffer is taken again no sooner than its piece has left the queue, and filled again no
 //   sooner than its copy out is done, which stream `in_` waits for.
-// Works share ownership of the group, so they may outlive the Collectives.
-#include "dist/device/cuda_staged_collectives.h"
+#include "dist/device/cuda_staged_backend.h"
 
 #include <algorithm>
 #include <array>
@@ -20,8 +19,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "dist/comm/call_accounting.h"
-#include "dist/device/cuda_queue.h"
+#include "dist/device/cuda_group.h"
 
 namespace vax::dist {
 namespace {
@@ -55,23 +53,19 @@ struct Piece {
   Work work;
 };
 
-class Group final : public DeviceMember {
+class Group final : public CudaGroup {
  public:
   Group(const Communicator& ranks, const DeviceContext& device, const std::string& purpose,
         int64_t staging_bytes);
-  Group(const Group&) = delete;
-  Group& operator=(const Group&) = delete;
   ~Group() override;
 
   void poll() override;
-  DeviceCall* oldest_call() override { return queue.oldest(); }
   // MPI ends with the process.
   void abort() noexcept override {}
 
   void add(Piece piece) { pieces_.push_back(std::move(piece)); }
   int64_t staging_bytes() const { return staging_bytes_; }
 
-  CudaQueue queue;
   const std::unique_ptr<Collectives> host;
 
  private:
@@ -80,38 +74,36 @@ class Group final : public DeviceMember {
   void finish_exchanges();
 
   const int64_t staging_bytes_;
-  const int exceptions_before_;  // in flight when this was made
   CudaStream in_, out_;
   std::array<Buffer, kNumBuffers> buffers_;
   size_t num_copied_in_ = 0;  // pieces so far
   std::deque<Piece> pieces_;
 };
 
-Group::Group(const Communicator& ranks, const DeviceContext& device, const std::string& purpose,
+Group::Group(const Communicator& ranks, const DeviceContext& the_device, const std::string& purpose,
              int64_t staging_bytes)
-    : queue(ranks, device, purpose),
+    : CudaGroup(ranks, the_device),
       host(ranks.make_collectives(purpose + " on the host")),
-      staging_bytes_(std::max(staging_bytes, (ranks.size() + 1) * kLargestElement)),
-      exceptions_before_(std::uncaught_exceptions()) {
+      staging_bytes_(std::max(staging_bytes, (ranks.size() + 1) * kLargestElement)) {
   for (Buffer& buffer : buffers_) buffer.memory = pinned_memory(staging_bytes_);
-  queue.services->devices->add(*this);
+  devices->add(*this);
 }
 
 Group::~Group() {
   try {
-    if (std::uncaught_exceptions() <= exceptions_before_) queue.wait_until_idle();
+    if (!unwinds()) wait_until_idle();
   } catch (const std::exception& error) {
     log::error(error.what());
   }
-  queue.services->devices->remove(*this);
+  devices->remove(*this);
 }
 
 void Group::poll() {
-  queue.select_device();
+  select_device();
   finish_exchanges();
   start_copies_in();
   start_exchanges();
-  queue.drop_done();
+  drop_done();
 }
 
 // Row by row: copies of two dimensions take no stride of 2 GiB.
@@ -153,77 +145,45 @@ void Group::finish_exchanges() {
     const Piece& piece = pieces_.front();
     copy(piece.out, piece.buffer->at(piece.out.host_offset), true, out_.get());
     piece.buffer->emptied.record(out_.get());
-    if (piece.is_last) queue.submit(*piece.call, out_.get());
+    if (piece.is_last) submit(*piece.call, out_.get());
     pieces_.pop_front();
   }
 }
 
-class StagedOperation final : public Work::State {
+class StagedBackend final : public Backend {
  public:
-  StagedOperation(std::shared_ptr<Group> group, std::shared_ptr<CudaCall> call)
-      : group_(std::move(group)), call_(std::move(call)) {}
+  explicit StagedBackend(std::shared_ptr<Group> group) : group_(std::move(group)) {}
 
-  bool test() override {
-    group_->poll();
-    return call_->is_submitted && call_->done.is_done();
+  GroupTraits traits() const override {
+    return {.name = "staged", .rank = group_->rank, .size = group_->size, .orders_stream = true};
   }
-  void wait() override {
-    if (!call_->is_submitted) group_->queue.wait_until([this] { return call_->is_submitted; });
-    call_->done.block(call_->consumer);
-  }
-
- private:
-  std::shared_ptr<Group> group_;
-  std::shared_ptr<CudaCall> call_;
-};
-
-class StagedCollectives final : public Collectives {
- public:
-  explicit StagedCollectives(std::shared_ptr<Group> group) : group_(std::move(group)) {}
-
-  int rank() const override { return group_->queue.rank; }
-  int size() const override { return group_->queue.size; }
-  std::string name() const override { return "staged"; }
-  bool orders_stream() const override { return true; }
-
-  Work all_gather(const void* send, void* recv, int64_t count, DataType type,
-                  Stream stream) override;
-  Work reduce_scatter(void* send, void* recv, int64_t count, DataType type, ReduceOp op,
-                      Stream stream) override;
-  Work all_reduce(void* data, int64_t count, DataType type, ReduceOp op, Stream stream) override;
-  Work broadcast(void* data, int64_t count, DataType type, int root, Stream stream) override;
-  void barrier() override;
-
-  CollectiveStatistics statistics() const override { return group_->queue.statistics; }
+  double make_room() override { return group_->make_room(); }
+  Work start(Operation operation) override;
+  void barrier(Call call) override;
 
  private:
   // A stretch of each rank's part (or of the whole buffer), in bytes and elements.
   struct Stretch {
     int64_t begin_bytes, num_bytes, count;
   };
-  struct Operation {
-    const char* name;
-    int64_t total_count;  // elements of the whole operation
-    int64_t sent_bytes;
-    DataType type;
-    int64_t count;       // elements that are cut into stretches
-    int64_t num_copies;  // of a stretch that a buffer holds
-  };
+  // `count` elements are cut into stretches, of which a buffer holds `num_copies`.
   // `make_piece(stretch)`: its blocks and exchange.
   template <typename MakePiece>
-  Work run(const Operation& operation, Stream stream, MakePiece make_piece);
+  Work run(Operation& operation, int64_t num_copies, MakePiece make_piece);
+  Work all_gather(Operation& operation);
+  Work reduce_scatter(Operation& operation);
+  Work all_reduce(Operation& operation);
+  Work broadcast(Operation& operation);
 
-  std::shared_ptr<Group> group_;
+  const std::shared_ptr<Group> group_;
 };
 
 template <typename MakePiece>
-Work StagedCollectives::run(const Operation& operation, Stream stream, MakePiece make_piece) {
+Work StagedBackend::run(Operation& operation, int64_t num_copies, MakePiece make_piece) {
   Group& group = *group_;
-  group.poll();
-  const std::shared_ptr<CudaCall> call = group.queue.start(
-      operation.name, operation.total_count, operation.type, operation.sent_bytes, stream);
+  const std::shared_ptr<CudaCall> call = group.start(std::move(operation.call), operation.stream);
   const int64_t element = static_cast<int64_t>(size_of(operation.type));
-  const int64_t longest = group.staging_bytes() / (operation.num_copies * element);
+  const int64_t longest = group.staging_bytes() / (num_copies * element);
   for (int64_t begin = 0; begin < operation.count; begin += longest) {
     const int64_t count = std::min(longest, operation.count - begin);
     Piece piece = make_piece(Stretch{begin * element, count * element, count});
@@ -231,109 +191,118 @@ Work StagedCollectives::run(const Operation& operation, Stream stream, MakePiece
     piece.is_last = begin + count == operation.count;
     group.add(std::move(piece));
   }
-  if (operation.count == 0) group.queue.submit(*call, call->consumer);
+  if (operation.count == 0) group.submit(*call, call->consumer);
   group.poll();
-  return Work(std::make_unique<StagedOperation>(group_, call));
+  return make_work(group_, call);
+}
+
+Work StagedBackend::start(Operation operation) {
+  switch (operation.kind) {
+    case Operation::Kind::kAllGather:
+      return all_gather(operation);
+    case Operation::Kind::kReduceScatter:
+      return reduce_scatter(operation);
+    case Operation::Kind::kAllReduce:
+      return all_reduce(operation);
+    case Operation::Kind::kBroadcast:
+      return broadcast(operation);
+  }
+  VAX_CHECK(false, "unknown operation ", static_cast<int>(operation.kind));
+}
+
+// On the device; Block serves both directions.
+std::byte* device_bytes(const void* memory) {
+  return static_cast<std::byte*>(const_cast<void*>(memory));
 }
 
 // The buffer holds what this rank sends, then what it receives.
-Work StagedCollectives::all_gather(const void* send, void* recv, int64_t count, DataType type,
-                                   Stream stream) {
-  check_count("all_gather", count);
-  // Copied from; Block serves both directions.
-  std::byte* const from = static_cast<std::byte*>(const_cast<void*>(send));
-  std::byte* const to = static_cast<std::byte*>(recv);
-  const int64_t part_bytes = count * static_cast<int64_t>(size_of(type));
-  const auto make_piece = [&](const Stretch& stretch) {
+Work StagedBackend::all_gather(Operation& operation) {
+  std::byte* const from = device_bytes(operation.send);
+  std::byte* const to = device_bytes(operation.recv);
+  const DataType type = operation.type;
+  const int64_t part_bytes = operation.count * static_cast<int64_t>(size_of(type));
+  const int64_t size = group_->size;
+  return run(operation, size + 1, [&](const Stretch& stretch) {
     const int64_t bytes = stretch.num_bytes;
     return Piece{.in = {from + stretch.begin_bytes, bytes, bytes, 1, 0},
-                 .out = {to + stretch.begin_bytes, part_bytes, bytes, size(), bytes},
+                 .out = {to + stretch.begin_bytes, part_bytes, bytes, size, bytes},
                  .exchange = [this_group = group_.get(), stretch, type](std::byte* buffer) {
                    return this_group->host->all_gather(buffer, buffer + stretch.num_bytes,
                                                        stretch.count, type);
                  }};
-  };
-  return run(
-      {"all_gather", size() * count, gather_bytes(count, type, size()), type, count, size() + 1},
-      stream, make_piece);
+  });
 }
 
 // The buffer holds this rank's addends for every rank, then its part of the sum.
-Work StagedCollectives::reduce_scatter(void* send, void* recv, int64_t count, DataType type,
-                                       ReduceOp op, Stream stream) {
-  check_host_reduce_scatter(count, type);
-  std::byte* const from = static_cast<std::byte*>(send);
-  std::byte* const to = static_cast<std::byte*>(recv);
-  const int64_t part_bytes = count * static_cast<int64_t>(size_of(type));
-  const auto make_piece = [&](const Stretch& stretch) {
-    const int64_t bytes = stretch.num_bytes, sum_offset = size() * bytes;
-    return Piece{
-        .in = {from + stretch.begin_bytes, part_bytes, bytes, size(), 0},
-        .out = {to + stretch.begin_bytes, bytes, bytes, 1, sum_offset},
-        .exchange = [this_group = group_.get(), stretch, type, op, sum_offset](std::byte* buffer) {
-          return this_group->host->reduce_scatter(buffer, buffer + sum_offset, stretch.count, type,
-                                                  op);
-        }};
-  };
-  return run({"reduce_scatter", size() * count, gather_bytes(count, type, size()), type, count,
-              size() + 1},
-             stream, make_piece);
+Work StagedBackend::reduce_scatter(Operation& operation) {
+  std::byte* const from = device_bytes(operation.send);
+  std::byte* const to = device_bytes(operation.recv);
+  const DataType type = operation.type;
+  const int64_t part_bytes = operation.count * static_cast<int64_t>(size_of(type));
+  const int64_t size = group_->size;
+  return run(operation, size + 1, [&](const Stretch& stretch) {
+    const int64_t bytes = stretch.num_bytes, sum_offset = size * bytes;
+    return Piece{.in = {from + stretch.begin_bytes, part_bytes, bytes, size, 0},
+                 .out = {to + stretch.begin_bytes, bytes, bytes, 1, sum_offset},
+                 .exchange = [this_group = group_.get(), stretch, type, op = operation.op,
+                              sum_offset](std::byte* buffer) {
+                   return this_group->host->reduce_scatter(buffer, buffer + sum_offset,
+                                                           stretch.count, type, op);
+                 }};
+  });
 }
 
-Work StagedCollectives::all_reduce(void* data, int64_t count, DataType type, ReduceOp op,
-                                   Stream stream) {
-  check_host_all_reduce(count, type);
-  std::byte* const memory = static_cast<std::byte*>(data);
-  const auto make_piece = [&](const Stretch& stretch) {
+Work StagedBackend::all_reduce(Operation& operation) {
+  std::byte* const memory = device_bytes(operation.recv);
+  return run(operation, 1, [&](const Stretch& stretch) {
     const Block block{memory + stretch.begin_bytes, stretch.num_bytes, stretch.num_bytes, 1, 0};
     return Piece{.in = block,
                  .out = block,
-                 .exchange = [this_group = group_.get(), stretch, type, op](std::byte* buffer) {
+                 .exchange = [this_group = group_.get(), stretch, type = operation.type,
+                              op = operation.op](std::byte* buffer) {
                    return this_group->host->all_reduce(buffer, stretch.count, type, op);
                  }};
-  };
-  return run({"all_reduce", count, all_reduce_bytes(count, type, size()), type, count, 1}, stream,
-             make_piece);
+  });
 }
 
-Work StagedCollectives::broadcast(void* data, int64_t count, DataType type, int root,
-                                  Stream stream) {
-  check_broadcast(count, root, size());
-  std::byte* const memory = static_cast<std::byte*>(data);
-  const bool is_root = rank() == root;
-  const auto make_piece = [&](const Stretch& stretch) {
+Work StagedBackend::broadcast(Operation& operation) {
+  std::byte* const memory = device_bytes(operation.recv);
+  const bool is_root = group_->rank == operation.root;
+  return run(operation, 1, [&](const Stretch& stretch) {
     const Block block{memory + stretch.begin_bytes, stretch.num_bytes, stretch.num_bytes, 1, 0};
     return Piece{.in = is_root ? block : Block{},
                  .out = is_root ? Block{} : block,
-                 .exchange = [this_group = group_.get(), stretch, type, root](std::byte* buffer) {
+                 .exchange = [this_group = group_.get(), stretch, type = operation.type,
+                              root = operation.root](std::byte* buffer) {
                    return this_group->host->broadcast(buffer, stretch.count, type, root);
                  }};
-  };
-  return run({"broadcast", count, broadcast_bytes(count, type, size()), type, count, 1}, stream,
-             make_piece);
+  });
 }
 
 // One byte of each rank goes round through the queue, behind everything before it; the barrier of
 // the host group would overtake pieces that wait for the device.
-void StagedCollectives::barrier() {
-  const auto make_piece = [&](const Stretch&) {
+void StagedBackend::barrier(Call call) {
+  Operation operation{.kind = Operation::Kind::kAllReduce,
+                      .send = nullptr,
+                      .recv = nullptr,
+                      .count = 1,
+                      .type = DataType::kUInt8,
+                      .call = std::move(call)};
+  Work work = run(operation, 1, [&](const Stretch&) {
     return Piece{.exchange = [this_group = group_.get()](std::byte* buffer) {
       buffer[0] = std::byte{0};
       return this_group->host->all_reduce(buffer, 1, DataType::kUInt8, ReduceOp::kMax);
     }};
-  };
-  Work work = run({"barrier", 0, 0, DataType::kUInt8, 1, 1}, {}, make_piece);
-  group_->queue.wait_until([&] { return work.test(); });
+  });
+  group_->devices->wait_until([&] { return work.test(); });
 }
 
 }  // namespace
 
-std::unique_ptr<Collectives> make_staged_collectives(const Communicator& ranks,
-                                                     const DeviceContext& device,
-                                                     const std::string& purpose,
-                                                     int64_t staging_bytes) {
+std::unique_ptr<Backend> make_staged_backend(const Communicator& ranks, const DeviceContext& device,
+                                             const std::string& purpose, int64_t staging_bytes) {
   VAX_CHECK(staging_bytes > 0, "staging buffers of ", staging_bytes, " bytes");
-  return std::make_unique<StagedCollectives>(
+  return std::make_unique<StagedBackend>(
       std::make_shared<Group>(ranks, device, purpose, staging_bytes));
 }
 

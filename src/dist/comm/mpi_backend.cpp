@@ -11,8 +11,7 @@
 //   and adds in rank order, so that all ranks hold the same bits by construction. A long one leaves
 //   it to MPI_Iallreduce, whose algorithms in Open MPI compute each element on one rank and
 //   hand it out.
-// Works share ownership of the group, so they may outlive the Collectives.
-#include "dist/comm/mpi_collectives.h"
+#include "dist/comm/mpi_backend.h"
 
 #include <algorithm>
 #include <climits>
@@ -22,8 +21,6 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "base/stopwatch.h"
-#include "dist/comm/call_accounting.h"
 #include "dist/comm/local_reduce.h"
 
 namespace vax::dist {
@@ -43,15 +40,12 @@ struct ScratchBuffer {
 
 // What the operations of one group share.
 struct Group {
-  Group(MpiCommunicator communicator, int64_t limit, std::shared_ptr<ProcessServices> the_services,
-        std::shared_ptr<CallGroup> the_calls)
+  Group(MpiCommunicator communicator, int64_t limit, std::shared_ptr<ProgressThread> the_progress)
       : comm(std::move(communicator)),
         rank(comm.rank()),
         size(comm.size()),
         max_elements_per_call(limit),
-        services(std::move(the_services)),
-        progress(services->progress.get()),
-        calls(std::move(the_calls)) {}
+        progress(std::move(the_progress)) {}
 
   ScratchBuffer take_scratch(int64_t num_bytes);
   void give_back(ScratchBuffer buffer);
@@ -59,10 +53,7 @@ struct Group {
   MpiCommunicator comm;
   int rank, size;
   int64_t max_elements_per_call;
-  std::shared_ptr<ProcessServices> services;
-  ProgressThread* progress;  // null: operations are polled
-  std::shared_ptr<CallGroup> calls;
-  CollectiveStatistics statistics;
+  std::shared_ptr<ProgressThread> progress;  // null: operations are polled
   std::vector<ScratchBuffer> kept;
 };
 
@@ -92,7 +83,7 @@ class MpiOperation final : public Work::State {
       : group_(std::move(group)),
         name_(name),
         call_(std::move(call)),
-        progress_(group_->progress) {}
+        progress_(group_->progress.get()) {}
   MpiOperation(const MpiOperation&) = delete;
   MpiOperation& operator=(const MpiOperation&) = delete;
   ~MpiOperation() override;
@@ -153,7 +144,6 @@ bool MpiOperation::test() {
 }
 
 void MpiOperation::wait() {
-  const Stopwatch watch;
   statuses_.resize(requests_.size());
   call_.wait_begins();
   if (group_->progress) group_->progress->enter_wait();
@@ -161,7 +151,6 @@ void MpiOperation::wait() {
       MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), statuses_.data());
   if (group_->progress) group_->progress->leave_wait();
   complete(code);
-  group_->statistics.blocked_s += watch.elapsed_s();
 }
 
 void MpiOperation::complete(int code) {
@@ -199,103 +188,101 @@ std::byte* at(void* base, int64_t element, DataType type) {
   return static_cast<std::byte*>(base) + element * static_cast<int64_t>(size_of(type));
 }
 
-class MpiCollectives final : public Collectives {
+class MpiBackend final : public Backend {
  public:
-  MpiCollectives(MpiCommunicator comm, int64_t max_elements_per_call,
-                 std::shared_ptr<ProcessServices> services, std::shared_ptr<CallGroup> calls)
-      : group_(std::make_shared<Group>(std::move(comm), max_elements_per_call, std::move(services),
-                                       std::move(calls))) {}
+  explicit MpiBackend(std::shared_ptr<Group> group) : group_(std::move(group)) {}
 
-  int rank() const override { return group_->rank; }
-  int size() const override { return group_->size; }
-  std::string name() const override { return "mpi"; }
-
-  Work all_gather(const void* send, void* recv, int64_t count, DataType type, Stream) override;
-  Work reduce_scatter(void* send, void* recv, int64_t count, DataType type, ReduceOp op,
-                      Stream) override;
-  Work all_reduce(void* data, int64_t count, DataType type, ReduceOp op, Stream) override;
-  Work broadcast(void* data, int64_t count, DataType type, int root, Stream) override;
-  void barrier() override;
-
-  CollectiveStatistics statistics() const override { return group_->statistics; }
+  GroupTraits traits() const override {
+    return {.name = "mpi", .rank = group_->rank, .size = group_->size};
+  }
+  Work start(Operation operation) override;
+  void barrier(Call call) override;
 
  private:
   MPI_Comm comm() const { return group_->comm.get(); }
+  int size() const { return group_->size; }
   int64_t max_block() const {
     return std::max<int64_t>(1, group_->max_elements_per_call / group_->size);
   }
-  // `name` of the MPI function, `call` for the log and the statistics.
-  struct Operation {
-    const char* name;
-    const char* call;
-    int64_t count;  // elements of the whole operation
-    DataType type;
-    int64_t sent_bytes;
-  };
-  std::unique_ptr<MpiOperation> begin(const Operation& operation);
+  // `name` of the MPI function.
+  std::unique_ptr<MpiOperation> begin(const char* name, Operation& operation) {
+    return std::make_unique<MpiOperation>(group_, name, std::move(operation.call));
+  }
   // One element per rank's chunk, as far apart as the ranks' blocks of `count` elements.
   MpiDatatype block_type(const Chunk& chunk, int64_t count, DataType type) const {
     return MpiDatatype::block(chunk.count, mpi_type(type),
                               count * static_cast<int64_t>(size_of(type)), comm());
   }
-  void exchange_blocks(MpiOperation& operation, const void* send, void* received, int64_t count,
-                       DataType type);
-  Work gather_and_reduce(void* data, int64_t count, DataType type, ReduceOp op);
+  Work all_gather(Operation& operation);
+  Work reduce_scatter(Operation& operation);
+  void exchange_blocks(MpiOperation& exchange, const Operation& operation, void* received);
+  Work all_reduce(Operation& operation);
+  Work gather_and_reduce(Operation& operation);
+  Work broadcast(Operation& operation);
 
-  std::shared_ptr<Group> group_;
+  const std::shared_ptr<Group> group_;
 };
 
-std::unique_ptr<MpiOperation> MpiCollectives::begin(const Operation& operation) {
-  ++group_->statistics.num_calls;
-  group_->statistics.num_bytes += operation.sent_bytes;
-  const int64_t num_bytes = operation.count * static_cast<int64_t>(size_of(operation.type));
-  return std::make_unique<MpiOperation>(
-      group_, operation.name, Call(group_->calls, operation.call, operation.count, num_bytes));
+Work MpiBackend::start(Operation operation) {
+  switch (operation.kind) {
+    case Operation::Kind::kAllGather:
+      return all_gather(operation);
+    case Operation::Kind::kReduceScatter:
+      return reduce_scatter(operation);
+    case Operation::Kind::kAllReduce:
+      return all_reduce(operation);
+    case Operation::Kind::kBroadcast:
+      return broadcast(operation);
+  }
+  VAX_CHECK(false, "unknown operation ", static_cast<int>(operation.kind));
 }
 
-Work MpiCollectives::all_gather(const void* send, void* recv, int64_t count, DataType type,
-                                Stream) {
-  check_count("all_gather", count);
-  auto operation = begin(
-      {"MPI_Iallgather", "all_gather", size() * count, type, gather_bytes(count, type, size())});
-  const bool in_place = send == at(recv, rank() * count, type);
+Work MpiBackend::all_gather(Operation& operation) {
+  const DataType type = operation.type;
+  const int64_t count = operation.count;
+  auto gather = begin("MPI_Iallgather", operation);
+  const bool in_place = operation.send == at(operation.recv, group_->rank * count, type);
   for (const Chunk& chunk : cut(count, max_block())) {
     const MpiDatatype block = block_type(chunk, count, type);
     MPI_Request request = MPI_REQUEST_NULL;
     const int code = MPI_Iallgather(
-        in_place ? MPI_IN_PLACE : static_cast<const void*>(at(send, chunk.begin, type)),
-        chunk.count, mpi_type(type), at(recv, chunk.begin, type), 1, block.get(), comm(), &request);
-    operation->start(code, request);
+        in_place ? MPI_IN_PLACE : static_cast<const void*>(at(operation.send, chunk.begin, type)),
+        chunk.count, mpi_type(type), at(operation.recv, chunk.begin, type), 1, block.get(), comm(),
+        &request);
+    gather->start(code, request);
   }
-  return Work(std::move(operation));
+  return Work(std::move(gather));
 }
 
 // Every rank sends each other rank its block and adds up what arrives around its own, which stays
 // where it is.
-Work MpiCollectives::reduce_scatter(void* send, void* recv, int64_t count, DataType type,
-                                    ReduceOp op, Stream) {
-  check_host_reduce_scatter(count, type);
-  auto operation = begin(
-      {"MPI_Isend", "reduce_scatter", size() * count, type, gather_bytes(count, type, size())});
+Work MpiBackend::reduce_scatter(Operation& operation) {
+  const DataType type = operation.type;
+  const int64_t count = operation.count;
+  auto exchange = begin("MPI_Isend", operation);
   ScratchBuffer scratch =
       group_->take_scratch((size() - 1) * count * static_cast<int64_t>(size_of(type)));
   std::byte* const received = scratch.data.get();
-  operation->use_scratch(std::move(scratch));
+  exchange->use_scratch(std::move(scratch));
   std::vector<const void*> blocks;
   for (int rank = 0, slot = 0; rank < size(); ++rank)
-    blocks.push_back(rank == group_->rank ? at(send, rank * count, type)
+    blocks.push_back(rank == group_->rank ? at(operation.send, rank * count, type)
                                           : at(received, slot++ * count, type));
-  exchange_blocks(*operation, send, received, count, type);
-  operation->on_completion(
-      [=, blocks = std::move(blocks)] { reduce_blocks(blocks, count, type, op, recv); });
-  return Work(std::move(operation));
+  exchange_blocks(*exchange, operation, received);
+  exchange->on_completion(
+      [=, blocks = std::move(blocks), op = operation.op, recv = operation.recv] {
+        reduce_blocks(blocks, count, type, op, recv);
+      });
+  return Work(std::move(exchange));
 }
 
 // Block r of `send` goes to rank r; `received` gets those of the other ranks for this one, in rank
 // order. Receives first: what arrives finds its place. Messages of one pair of ranks match in the
 // order in which they are started.
-void MpiCollectives::exchange_blocks(MpiOperation& operation, const void* send, void* received,
-                                     int64_t count, DataType type) {
+void MpiBackend::exchange_blocks(MpiOperation& exchange, const Operation& operation,
+                                 void* received) {
+  const DataType type = operation.type;
+  const int64_t count = operation.count;
   const std::vector<Chunk> chunks = cut(count, max_block());
   const auto other = [this](int step) { return (group_->rank + step) % size(); };
   for (int step = 1; step < size(); ++step) {
@@ -304,89 +291,84 @@ void MpiCollectives::exchange_blocks(MpiOperation& operation, const void* send, 
       MPI_Request request = MPI_REQUEST_NULL;
       const int code = MPI_Irecv(at(received, slot * count + chunk.begin, type), chunk.count,
                                  mpi_type(type), from, kBlockTag, comm(), &request);
-      operation.start(code, request);
+      exchange.start(code, request);
     }
   }
   for (int step = size() - 1; step > 0; --step) {
     const int to = other(step);
     for (const Chunk& chunk : chunks) {
       MPI_Request request = MPI_REQUEST_NULL;
-      const int code = MPI_Isend(at(send, to * count + chunk.begin, type), chunk.count,
+      const int code = MPI_Isend(at(operation.send, to * count + chunk.begin, type), chunk.count,
                                  mpi_type(type), to, kBlockTag, comm(), &request);
-      operation.start(code, request);
+      exchange.start(code, request);
     }
   }
 }
 
-Work MpiCollectives::all_reduce(void* data, int64_t count, DataType type, ReduceOp op, Stream) {
-  check_host_all_reduce(count, type);
-  const int64_t gathered = size() * count;
+Work MpiBackend::all_reduce(Operation& operation) {
+  const DataType type = operation.type;
+  const int64_t gathered = size() * operation.count;
   if (gathered * static_cast<int64_t>(size_of(type)) <= kGatheredAllReduceBytes &&
       gathered <= group_->max_elements_per_call)
-    return gather_and_reduce(data, count, type, op);
-  auto operation =
-      begin({"MPI_Iallreduce", "all_reduce", count, type, all_reduce_bytes(count, type, size())});
-  for (const Chunk& chunk : cut(count, group_->max_elements_per_call)) {
+    return gather_and_reduce(operation);
+  auto reduction = begin("MPI_Iallreduce", operation);
+  for (const Chunk& chunk : cut(operation.count, group_->max_elements_per_call)) {
     MPI_Request request = MPI_REQUEST_NULL;
-    const int code = MPI_Iallreduce(MPI_IN_PLACE, at(data, chunk.begin, type), chunk.count,
-                                    mpi_type(type), mpi_op(op), comm(), &request);
-    operation->start(code, request);
+    const int code =
+        MPI_Iallreduce(MPI_IN_PLACE, at(operation.recv, chunk.begin, type), chunk.count,
+                       mpi_type(type), mpi_op(operation.op), comm(), &request);
+    reduction->start(code, request);
   }
-  return Work(std::move(operation));
+  return Work(std::move(reduction));
 }
 
-Work MpiCollectives::gather_and_reduce(void* data, int64_t count, DataType type, ReduceOp op) {
-  auto operation =
-      begin({"MPI_Iallgather", "all_reduce", count, type, all_reduce_bytes(count, type, size())});
-  if (count == 0) return Work(std::move(operation));
+Work MpiBackend::gather_and_reduce(Operation& operation) {
+  const DataType type = operation.type;
+  const int64_t count = operation.count;
+  auto gather = begin("MPI_Iallgather", operation);
+  if (count == 0) return Work(std::move(gather));
   ScratchBuffer scratch = group_->take_scratch(kGatheredAllReduceBytes);
   std::byte* const received = scratch.data.get();
-  operation->use_scratch(std::move(scratch));
+  gather->use_scratch(std::move(scratch));
   MPI_Request request = MPI_REQUEST_NULL;
-  const int code = MPI_Iallgather(data, static_cast<int>(count), mpi_type(type), received,
+  const int code = MPI_Iallgather(operation.send, static_cast<int>(count), mpi_type(type), received,
                                   static_cast<int>(count), mpi_type(type), comm(), &request);
-  operation->start(code, request);
+  gather->start(code, request);
   std::vector<const void*> blocks;
   for (int rank = 0; rank < size(); ++rank) blocks.push_back(at(received, rank * count, type));
-  operation->on_completion(
-      [=, blocks = std::move(blocks)] { reduce_blocks(blocks, count, type, op, data); });
-  return Work(std::move(operation));
+  gather->on_completion([=, blocks = std::move(blocks), op = operation.op, recv = operation.recv] {
+    reduce_blocks(blocks, count, type, op, recv);
+  });
+  return Work(std::move(gather));
 }
 
-Work MpiCollectives::broadcast(void* data, int64_t count, DataType type, int root, Stream) {
-  check_broadcast(count, root, size());
-  auto operation =
-      begin({"MPI_Ibcast", "broadcast", count, type, broadcast_bytes(count, type, size())});
-  for (const Chunk& chunk : cut(count, group_->max_elements_per_call)) {
+Work MpiBackend::broadcast(Operation& operation) {
+  auto sending = begin("MPI_Ibcast", operation);
+  for (const Chunk& chunk : cut(operation.count, group_->max_elements_per_call)) {
     MPI_Request request = MPI_REQUEST_NULL;
-    const int code = MPI_Ibcast(at(data, chunk.begin, type), chunk.count, mpi_type(type), root,
-                                comm(), &request);
-    operation->start(code, request);
+    const int code = MPI_Ibcast(at(operation.recv, chunk.begin, operation.type), chunk.count,
+                                mpi_type(operation.type), operation.root, comm(), &request);
+    sending->start(code, request);
   }
-  return Work(std::move(operation));
+  return Work(std::move(sending));
 }
 
-void MpiCollectives::barrier() {
-  const Stopwatch watch;
-  ++group_->statistics.num_calls;
-  const Call call = Call::blocking(group_->calls, "barrier");
+void MpiBackend::barrier(Call call) {
+  call.wait_begins();
   if (group_->progress) group_->progress->enter_wait();
   const int code = MPI_Barrier(comm());
   if (group_->progress) group_->progress->leave_wait();
   check_mpi(code, "MPI_Barrier", comm());
-  group_->statistics.blocked_s += watch.elapsed_s();
 }
 
 }  // namespace
 
-std::unique_ptr<Collectives> make_mpi_collectives(MpiCommunicator comm,
-                                                  int64_t max_elements_per_call,
-                                                  std::shared_ptr<ProcessServices> services,
-                                                  std::shared_ptr<CallGroup> calls) {
+std::unique_ptr<Backend> make_mpi_backend(MpiCommunicator comm, int64_t max_elements_per_call,
+                                          std::shared_ptr<ProgressThread> progress) {
   VAX_CHECK(max_elements_per_call >= 1 && max_elements_per_call <= INT_MAX,
             "max_elements_per_call = ", max_elements_per_call, " is not in [1, ", INT_MAX, "]");
-  return std::make_unique<MpiCollectives>(std::move(comm), max_elements_per_call,
-                                          std::move(services), std::move(calls));
+  return std::make_unique<MpiBackend>(
+      std::make_shared<Group>(std::move(comm), max_elements_per_call, std::move(progress)));
 }
 
 }  // namespace vax::dist
