@@ -287,7 +287,7 @@ ExitCode run_training(const Session& session) {
 
   const io::StartRecord start = start_record(options, session.world.size(), inputs.dataset, *state);
   const auto outputs = open_outputs(session, options, point, start);
-  session.world.set_record_directory(options.output.dir);
+  session.watchdog.set_record_directory(options.output.dir);
   train::Checkpointer checkpointer(
       {.options = options.checkpoint,
        .world = session.world,

@@ -110,15 +110,15 @@ ExitCode run_program(int argc, const char* const* argv, const dist::Environment&
   train::count_tensor_memory();
   set_threads(options, environment);
   const dist::Communicator world = dist::Communicator::world(
-      {.progress = options.runtime.progress == Progress::kThread ? dist::Progress::kThread
-                                                                 : dist::Progress::kPoll,
-       .timeout_s = options.runtime.timeout_s});
+      options.runtime.progress == Progress::kThread ? dist::Progress::kThread
+                                                    : dist::Progress::kPoll);
+  dist::Watchdog watchdog(world, {.timeout_s = options.runtime.timeout_s});
   ComputeDevice device;
   together(world, [&] { device = select_device(options, environment.local_rank()); });
   if (world.rank() == 0 && device.context)
     log::info(cat("computing on ", ops::device::name(device.context->index)));
   const train::DeviceWaiter waiter(world, device.context ? &*device.context : nullptr);
-  const Session session{command_line, options, environment, world, device};
+  const Session session{command_line, options, environment, world, watchdog, device};
   try {
     return commands().at(options.subcommand)(session);
   } catch (const train::DivergenceError& e) {

@@ -10,6 +10,7 @@
 #include "app/options.h"
 #include "dist/comm/communicator.h"
 #include "dist/comm/environment.h"
+#include "dist/watch/watchdog.h"
 
 namespace vax::app {
 
@@ -36,6 +37,7 @@ struct Session {
   const Options& options;  // resolved
   const dist::Environment& environment;
   const dist::Communicator& world;
+  dist::Watchdog& watchdog;
   const ComputeDevice& device;
 
   bool is_root() const { return world.rank() == 0; }

@@ -28,6 +28,7 @@
 #include "dist/comm/communicator.h"
 #include "dist/comm/environment.h"
 #include "dist/device/device_group.h"
+#include "dist/watch/watchdog.h"
 #include "standin/nccl/standin.h"
 #include "support/compute_stream.h"
 
@@ -167,9 +168,9 @@ int main(int argc, char** argv) {
   try {
     const vax::dist::Environment environment(&argc, &argv);
     try {
-      const Communicator world =
-          Communicator::world({.timeout_s = kTimeout_s, .grace_s = kGrace_s});
-      world.set_record_directory(argv[2]);
+      const Communicator world = Communicator::world();
+      vax::dist::Watchdog watchdog(world, {.timeout_s = kTimeout_s, .grace_s = kGrace_s});
+      watchdog.set_record_directory(argv[2]);
       kModes.at(argv[1])(world);
     } catch (const vax::CommError& error) {
       vax::log::error(error.what());

@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "dist/comm/communicator.h"
 #include "dist/comm/environment.h"
+#include "dist/watch/watchdog.h"
 #include "support/step_run.h"
 #include "vaccine/vaccine_method.h"
 
@@ -88,7 +89,9 @@ int main(int argc, char** argv) {
   const vax::dist::Environment environment(&argc, &argv);
   const c10::InferenceMode no_autograd;
   try {
-    run_step(vax::dist::Communicator::world({.timeout_s = 600}), mode);
+    const vax::dist::Communicator world = vax::dist::Communicator::world();
+    const vax::dist::Watchdog watchdog(world, {.timeout_s = 600});
+    run_step(world, mode);
   } catch (const std::exception& error) {
     vax::log::error(error.what());
     vax::dist::Environment::abort(kUnexpectedExit);

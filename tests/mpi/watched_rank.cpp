@@ -36,6 +36,7 @@
 #include "dist/comm/environment.h"
 #include "dist/shard/sharded_units.h"
 #include "dist/shard/sharding_plan.h"
+#include "dist/watch/watchdog.h"
 
 namespace {
 
@@ -193,8 +194,9 @@ int main(int argc, char** argv) {
   if (argc != 3 || !kModes.contains(argv[1])) return kUsageExit;
   try {
     const vax::dist::Environment environment(&argc, &argv);
-    const Communicator world = Communicator::world({.timeout_s = kTimeout_s, .grace_s = kGrace_s});
-    world.set_record_directory(argv[2]);
+    const Communicator world = Communicator::world();
+    vax::dist::Watchdog watchdog(world, {.timeout_s = kTimeout_s, .grace_s = kGrace_s});
+    watchdog.set_record_directory(argv[2]);
     kModes.at(argv[1])(world);
   } catch (const std::exception& error) {
     vax::log::error(error.what());

@@ -1,35 +1,39 @@
 #include "dist/comm/communicator.h"
 
-#include <unistd.h>
-
-#include <array>
 #include <numeric>
-#include <sstream>
 
 #include "base/error.h"
 #include "base/narrow.h"
+#include "dist/comm/device_registry.h"
+#include "dist/comm/message_channel.h"
 #include "dist/comm/mpi_backend.h"
 #include "dist/comm/mpi_handle.h"
-#include "dist/comm/process_services.h"
 
 namespace vax::dist {
 
+// What one process has once for all communicators that come from one world, for as long as
+// anything uses it.
+struct Communicator::Process {
+  std::shared_ptr<CallLog> calls;
+  std::shared_ptr<DeviceRegistry> devices;
+  std::shared_ptr<ProgressThread> progress;  // null with Progress::kPoll, or with one rank
+};
+
 struct Communicator::Handle {
-  Handle(MpiCommunicator communicator, std::shared_ptr<ProcessServices> the_services,
-         const std::string& purpose)
+  Handle(MpiCommunicator communicator, Process the_process, const std::string& purpose)
       : comm(std::move(communicator)),
-        services(std::move(the_services)),
+        process(std::move(the_process)),
         group(make_group(purpose)) {}
 
   // Null with one rank: it waits for nobody.
   std::shared_ptr<CallGroup> make_group(const std::string& purpose) const {
-    return comm.size() > 1 ? services->calls->add_group(purpose, comm.world_ranks()) : nullptr;
+    return comm.size() > 1 ? process.calls->add_group(purpose, comm.world_ranks()) : nullptr;
   }
   // A blocking call; recorded until what this returns goes.
   Call blocking(const char* operation) const { return Call::blocking(group, operation); }
 
   MpiCommunicator comm;
-  std::shared_ptr<ProcessServices> services;
+  Process process;
   std::shared_ptr<CallGroup> group;  // of the calls that are made here
 };
 
@@ -38,53 +42,22 @@ Communicator::Communicator(Communicator&&) noexcept = default;
 Communicator& Communicator::operator=(Communicator&&) noexcept = default;
 Communicator::~Communicator() = default;
 
-namespace {
-
-std::string own_name() {
-  std::array<char, 256> host{};
-  if (::gethostname(host.data(), host.size() - 1) != 0) host = {"unknown"};
-  return cat(::getpid(), " ", host.data());
-}
-
-std::vector<RankName> parse_names(const std::vector<std::string>& texts) {
-  std::vector<RankName> names;
-  for (const std::string& text : texts) {
-    std::istringstream in(text);
-    in >> names.emplace_back().pid >> names.back().host;
-  }
-  return names;
-}
-
-}  // namespace
-
-Communicator Communicator::world(const WorldOptions& options) {
+Communicator Communicator::world(Progress progress) {
   VAX_CHECK(mpi_is_live(), "MPI is not initialised: make the Environment first");
   MpiCommunicator comm = MpiCommunicator::duplicate_of(MPI_COMM_WORLD);
-  auto services = std::make_shared<ProcessServices>();
-  services->calls = CallLog::make(comm.rank());
-  services->devices = std::make_shared<DeviceRegistry>(services->calls, comm.rank());
-  Communicator world(std::make_unique<Handle>(std::move(comm), services, "world calls"));
+  Process process{.calls = CallLog::make(comm.rank())};
+  process.devices = std::make_shared<DeviceRegistry>(process.calls, comm.rank());
   // One rank communicates with nobody.
-  if (world.size() == 1) return world;
-  if (options.progress == Progress::kThread)
-    services->progress = std::make_unique<ProgressThread>();
-  if (options.timeout_s > 0)
-    services->watchdog = std::make_unique<Watchdog>(
-        MpiCommunicator::duplicate_of(world.handle_->comm.get()),
-        parse_names(world.all_gather_text(own_name())), services->calls, services->devices,
-        WatchOptions{.timeout_s = options.timeout_s, .grace_s = options.grace_s});
-  return world;
+  if (progress == Progress::kThread && comm.size() > 1)
+    process.progress = std::make_shared<ProgressThread>();
+  return Communicator(std::make_unique<Handle>(std::move(comm), std::move(process), "world calls"));
 }
 
 int Communicator::rank() const { return handle_->comm.rank(); }
 int Communicator::size() const { return handle_->comm.size(); }
-const std::shared_ptr<CallLog>& Communicator::calls() const { return handle_->services->calls; }
+const std::shared_ptr<CallLog>& Communicator::calls() const { return handle_->process.calls; }
 const std::shared_ptr<DeviceRegistry>& Communicator::devices() const {
-  return handle_->services->devices;
-}
-
-void Communicator::set_record_directory(const std::filesystem::path& directory) const {
-  if (handle_->services->watchdog) handle_->services->watchdog->set_record_directory(directory);
+  return handle_->process.devices;
 }
 
 Communicator Communicator::split(int color) const {
@@ -96,7 +69,7 @@ Communicator Communicator::split(int color) const {
     VAX_MPI(comm, MPI_Comm_split(comm, color, rank(), &part));
   }
   return Communicator(
-      std::make_unique<Handle>(MpiCommunicator(part), handle_->services, "part calls"));
+      std::make_unique<Handle>(MpiCommunicator(part), handle_->process, "part calls"));
 }
 
 Communicator Communicator::split_by_node() const {
@@ -107,7 +80,7 @@ Communicator Communicator::split_by_node() const {
     VAX_MPI(comm, MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, rank(), MPI_INFO_NULL, &part));
   }
   return Communicator(
-      std::make_unique<Handle>(MpiCommunicator(part), handle_->services, "node calls"));
+      std::make_unique<Handle>(MpiCommunicator(part), handle_->process, "node calls"));
 }
 
 Communicator Communicator::duplicate() const {
@@ -115,7 +88,7 @@ Communicator Communicator::duplicate() const {
   MpiCommunicator copy = MpiCommunicator::duplicate_of(handle_->comm.get());
   call.done();
   const std::string purpose = handle_->group ? handle_->group->key().name : "";
-  return Communicator(std::make_unique<Handle>(std::move(copy), handle_->services, purpose));
+  return Communicator(std::make_unique<Handle>(std::move(copy), handle_->process, purpose));
 }
 
 std::unique_ptr<Collectives> Communicator::make_collectives(const std::string& purpose,
@@ -124,15 +97,19 @@ std::unique_ptr<Collectives> Communicator::make_collectives(const std::string& p
   Call call = handle_->blocking("duplicate");
   MpiCommunicator copy = MpiCommunicator::duplicate_of(handle_->comm.get());
   call.done();
-  // Keeps all services alive.
-  std::shared_ptr<ProgressThread> progress(handle_->services, handle_->services->progress.get());
   return std::make_unique<Collectives>(
-      make_mpi_backend(std::move(copy), max_elements_per_call, std::move(progress)),
+      make_mpi_backend(std::move(copy), max_elements_per_call, handle_->process.progress),
       handle_->make_group(purpose));
 }
 
 std::shared_ptr<CallGroup> Communicator::make_call_group(const std::string& purpose) const {
   return handle_->make_group(purpose);
+}
+
+std::unique_ptr<MessageChannel> Communicator::make_message_channel(
+    const std::string& purpose) const {
+  return std::make_unique<MessageChannel>(MpiCommunicator::duplicate_of(handle_->comm.get()),
+                                          purpose);
 }
 
 std::vector<std::string> Communicator::all_gather_text(const std::string& text) const {

@@ -1,9 +1,10 @@
 // Owns an MPI communicator (error handler MPI_ERRORS_RETURN, so that failures become CommError).
-// Move-only. MPI headers stay in the .cpp files of this folder.
+// Move-only. Every call on it and on what is made from it is recorded (call_log.h); that anybody
+// reads the records (watch/watchdog.h) is not its affair. MPI headers stay in the .cpp files of
+// this folder.
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <memory>
 #include <string>
 #include <type_traits>
@@ -15,7 +16,7 @@
 namespace vax::dist {
 
 class DeviceRegistry;
-struct ProcessServices;
+class MessageChannel;
 
 inline constexpr int64_t kMaxElementsPerCall = int64_t{1} << 27;  // 1 GiB of float64
 
@@ -25,22 +26,12 @@ enum class Progress {
   kThread,  // a thread of this process, asleep while nothing is under way
 };
 
-struct WorldOptions {
-  // Of the collectives of this communicator and of those made from it, which share one thread.
-  // Every rank may choose for itself.
-  Progress progress = Progress::kPoll;
-  // A rank that waits for others in one call for longer is a failure of the job: a watchdog finds
-  // out who is missing, says so, and ends all ranks with exit code 3. 0: no watchdog. The same on
-  // all ranks. What goes with the last user of the communicator then waits for all ranks.
-  double timeout_s = 0;
-  double grace_s = 5;  // for the answers of ranks that live
-};
-
 class Communicator {
  public:
   // COLLECTIVE over all ranks: a duplicate of MPI_COMM_WORLD. REQUIRES a live Environment.
-  static Communicator world(const WorldOptions& options = {});
-  static Communicator world(Progress progress) { return world(WorldOptions{.progress = progress}); }
+  // `progress`: of the collectives of this communicator and of those made from it, which share one
+  // thread; every rank may choose for itself.
+  static Communicator world(Progress progress = Progress::kPoll);
 
   Communicator(Communicator&&) noexcept;
   Communicator& operator=(Communicator&&) noexcept;
@@ -53,9 +44,6 @@ class Communicator {
   const std::shared_ptr<CallLog>& calls() const;
   // The device groups that are made from it, for other rooms of dist. Never null.
   const std::shared_ptr<DeviceRegistry>& devices() const;
-  // Where the watchdog writes watchdog-rank-NNNNN.txt when it ends the job; empty: nowhere. No
-  // effect without one.
-  void set_record_directory(const std::filesystem::path& directory) const;
 
   // COLLECTIVE. Ranks with equal color (>= 0) form a group, ordered by this communicator's rank.
   Communicator split(int color) const;
@@ -67,7 +55,7 @@ class Communicator {
   // that traffic of different users never mixes. A group of one rank gets make_self_collectives().
   // COLLECTIVE. `max_elements_per_call` bounds what one MPI call moves (its counts are int, and
   // libraries compute bytes in int); longer operations are cut. Tests set it small. `purpose` names
-  // the group in calls().
+  // the group in calls(). THROWS CommError.
   std::unique_ptr<Collectives> make_collectives(
       const std::string& purpose, int64_t max_elements_per_call = kMaxElementsPerCall) const;
   std::unique_ptr<Collectives> make_collectives(
@@ -77,6 +65,9 @@ class Communicator {
   // A group with these ranks for waits that are not MPI's. COLLECTIVE in effect. Null with one
   // rank.
   std::shared_ptr<CallGroup> make_call_group(const std::string& purpose) const;
+  // COLLECTIVE. Messages between the ranks that nobody waits for; for other rooms of dist. Nothing
+  // of it is recorded. `purpose` names it in warnings.
+  std::unique_ptr<MessageChannel> make_message_channel(const std::string& purpose) const;
 
   // COLLECTIVE. Every rank's text, in rank order, on every rank; any bytes, below 2 GiB in all.
   std::vector<std::string> all_gather_text(const std::string& text) const;
@@ -84,6 +75,7 @@ class Communicator {
   std::string broadcast_text(std::string text, int root) const;
 
  private:
+  struct Process;
   struct Handle;
   explicit Communicator(std::unique_ptr<Handle> handle);
   std::unique_ptr<Handle> handle_;
