@@ -1,4 +1,4 @@
-// CPU path: one fused vector loop. An element's result depends on that element only, so that shards
+// An element's result depends on that element only, so that shards
 // of any size and any number of threads give the bits of the whole.
 #include "ops/adamw.h"
 
@@ -7,7 +7,7 @@
 #include <cmath>
 
 #include "base/error.h"
-#include "ops/device/ops.h"
+#include "ops/device/runtime.h"
 #include "ops/parallel.h"
 #include "ops/tensor_rows.h"
 
@@ -38,9 +38,10 @@ void adamw_update(at::Tensor weight, const at::Tensor& grad, at::Tensor exp_avg,
                        .step_size = static_cast<float>(options.lr / correction1),
                        .inv_sqrt_correction2 = static_cast<float>(1 / std::sqrt(correction2)),
                        .eps = static_cast<float>(options.eps)};
-  if (device::takes(weight)) return device::adamw_update(args, weight.numel());
-  parallel_for(0, weight.numel(), 16384,
-               [&](int64_t begin, int64_t end) { kernels().adamw(args, begin, end); });
+  const int64_t count = weight.numel();
+  if (device::takes(weight)) return adamw_kernels.device().update(args, 0, count);
+  parallel_for(0, count, 16384,
+               [&](int64_t begin, int64_t end) { adamw_kernels.cpu().update(args, begin, end); });
 }
 
 }  // namespace vax::ops

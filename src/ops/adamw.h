@@ -4,9 +4,9 @@
 //   w -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <cstdint>
+
+#include "ops/kernels/kernel.h"
 
 namespace vax::ops {
 
@@ -23,5 +23,16 @@ struct AdamWOptions {
 // SHAPES all [N], fp32. THROWS std::logic_error where they are not.
 void adamw_update(at::Tensor weight, const at::Tensor& grad, at::Tensor exp_avg,
                   at::Tensor exp_avg_sq, const AdamWOptions& options);
+
+struct AdamWArgs {
+  float *weight, *exp_avg, *exp_avg_sq;
+  const float* grad;
+  float grad_scale, decay, beta1, one_minus_beta1, beta2, one_minus_beta2, step_size,
+      inv_sqrt_correction2, eps;
+};
+struct AdamWKernels {
+  RowKernel<AdamWArgs> update;  // of elements, not rows
+};
+VAX_KERNELS(AdamWKernels, adamw_kernels);
 
 }  // namespace vax::ops

@@ -9,11 +9,11 @@
 // THROWS std::logic_error where a shape, a type or the device of a tensor does not fit.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <concepts>
 #include <cstdint>
 #include <span>
+
+#include "ops/kernels/kernel.h"
 
 namespace vax::ops {
 
@@ -49,11 +49,31 @@ void attention_backward(const at::Tensor& do_TC, const at::Tensor& qkv_TC, const
                         const at::Tensor& lse_TH, const AttentionShape& shape,
                         const SequenceOffsets& sequences, at::Tensor& dqkv_TC);
 
-// Generation: one new token per sequence. q [B, H K]; k_cache, v_cache [slots, P, KV, K]: token b
-// attends to positions [0, lengths[b]) of slot slots[b] (its own key and value are already there).
-// o [B, H K] is written. slots and lengths [B] lie in the memory of the tensors.
-void attention_decode(const at::Tensor& q_BC, const at::Tensor& k_cache, const at::Tensor& v_cache,
-                      std::span<const int32_t> slots, std::span<const int32_t> lengths,
-                      const AttentionShape& shape, at::Tensor& o_BC);
+struct CausalArgs {
+  int64_t rows, cols;
+  float* scores;  // q k^T, not yet scaled
+  int64_t stride;
+  int64_t first_length;  // row i sees columns [0, first_length + i)
+  float scale;
+  int64_t lse_stride;
+};
+// The logarithms of one head's sums side by side for all tokens, packed [H, T], and as some of
+// LibTorch's operators keep them, padded [sequences, H, padded_length].
+struct LseArgs {
+  const int32_t* offsets;
+  int64_t num_sequences, num_heads, num_tokens, padded_length;
+};
+struct AttentionKernels {
+  // Of a CPU. scores := exp(scale * scores - max) with zeros beyond a row's length; inv_sum[i] = 1
+  // / its sum; lse[i * lse_stride] = log sum exp(scale * scores).
+  void (*causal_softmax)(const CausalArgs&, float* inv_sum, float* lse) = nullptr;
+  // scores := P = exp(scale * scores - lse);  dp := P * (dp - delta). dp has the scores' stride.
+  void (*causal_softmax_backward)(const CausalArgs&, const float* lse, const float* delta,
+                                  float* dp) = nullptr;
+  // Of a device; pad_lse is infinite beyond a sequence's end.
+  void (*pack_lse)(const LseArgs&, const float* padded, float* packed) = nullptr;
+  void (*pad_lse)(const LseArgs&, const float* packed, float* padded) = nullptr;
+};
+VAX_KERNELS(AttentionKernels, attention_kernels);
 
 }  // namespace vax::ops

@@ -1,15 +1,18 @@
-// Generation: one query row per head, so the products with the cache are thin and memory-bound.
+// One query row per head, so the products with the cache are thin and memory-bound.
+#include "ops/attention_decode.h"
+
 #include <ATen/ATen.h>
 
 #include <algorithm>
 
 #include "base/error.h"
-#include "ops/attention.h"
-#include "ops/device/ops.h"
+#include "ops/device/runtime.h"
 #include "ops/float_rows.h"
 #include "ops/parallel.h"
+#include "ops/rows.h"
 #include "ops/scratch.h"
 #include "ops/tensor_rows.h"
+#include "ops/thin_product.h"
 
 namespace vax::ops {
 namespace {
@@ -51,6 +54,10 @@ ConstRows cached_head(const at::Tensor& cache, int64_t slot, int64_t kv_head) {
   return from(positions, 0, slot * cache.stride(0) + kv_head * cache.stride(2));
 }
 
+CacheView cache_view(const at::Tensor& cache) {
+  return {cache.const_data_ptr(), cache.stride(0), cache.stride(1), cache.stride(2)};
+}
+
 // Per-thread state; one call per token and key/value head.
 class Decode {
  public:
@@ -74,29 +81,29 @@ class Decode {
                   .u_stride = length,
                   .a = k.data,
                   .a_stride = k.stride};
-    kernels().thin_xat(thin, q.data, q.stride);
+    thin_product_kernels.cpu().xat(thin, q.data, q.stride);
     for (int64_t i = 0; i < group_; ++i) softmax(i, length);
     thin.a = v.data;
     thin.a_stride = v.stride;
     const Rows out{out_.data(), Elem::kFloat, dim};
-    kernels().thin_ua(thin, out, nullptr, 0);
+    thin_product_kernels.cpu().ua(thin, out, nullptr, 0);
     Rows o_heads = from(o_, token, col);
     o_heads.stride = dim;
-    kernels().convert({.cols = dim, .src = out, .dst = o_heads, .row_scale = inv_sum_.data()},
-                      group_);
+    rows_kernels.cpu().convert(
+        {.cols = dim, .src = out, .dst = o_heads, .row_scale = inv_sum_.data()}, group_);
   }
 
  private:
   void softmax(int64_t head, int64_t length) {
     float unused_lse = 0;
-    kernels().causal_softmax({.rows = 1,
-                              .cols = length,
-                              .scores = scores_.data() + head * length,
-                              .stride = length,
-                              .first_length = length,
-                              .scale = static_cast<float>(shape_.scale),
-                              .lse_stride = 1},
-                             inv_sum_.data() + head, &unused_lse);
+    attention_kernels.cpu().causal_softmax({.rows = 1,
+                                            .cols = length,
+                                            .scores = scores_.data() + head * length,
+                                            .stride = length,
+                                            .first_length = length,
+                                            .scale = static_cast<float>(shape_.scale),
+                                            .lse_stride = 1},
+                                           inv_sum_.data() + head, &unused_lse);
   }
 
   AttentionShape shape_;
@@ -113,9 +120,21 @@ void attention_decode(const at::Tensor& q_BC, const at::Tensor& k_cache, const a
                       std::span<const int32_t> slots, std::span<const int32_t> lengths,
                       const AttentionShape& shape, at::Tensor& o_BC) {
   check_decode(q_BC, k_cache, v_cache, slots, lengths, shape, o_BC);
-  if (device::takes(q_BC))
-    return device::attention_decode(q_BC, k_cache, v_cache, slots.data(), lengths.data(), shape,
-                                    o_BC);
+  if (device::takes(q_BC)) {
+    VAX_CHECK(shape.head_dim <= kMostDecodeDims, "heads of dimension ", shape.head_dim,
+              " are larger than ", kMostDecodeDims, ", which is what decoding on a device takes");
+    return attention_decode_kernels.device().decode({.num_heads = shape.num_heads,
+                                                     .group = shape.num_heads / shape.num_kv_heads,
+                                                     .head_dim = shape.head_dim,
+                                                     .scale = static_cast<float>(shape.scale),
+                                                     .q = const_rows(q_BC),
+                                                     .o = mutable_rows(o_BC),
+                                                     .k = cache_view(k_cache),
+                                                     .v = cache_view(v_cache),
+                                                     .slots = slots.data(),
+                                                     .lengths = lengths.data()},
+                                                    0, q_BC.size(0));
+  }
   check_slots(slots, lengths, k_cache.size(0), k_cache.size(1));
   const ConstRows q = const_rows(q_BC);
   const Rows o = mutable_rows(o_BC);

@@ -8,10 +8,10 @@
 // THROWS std::logic_error where a shape, a type or the device of a tensor does not fit.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <cstdint>
 #include <span>
+
+#include "ops/kernels/kernel.h"
 
 namespace vax::ops {
 
@@ -34,5 +34,56 @@ constexpr uint64_t dropout_stream(uint64_t step, uint64_t pass) { return step * 
 // The reference of the masks that lora.h applies on the fly; also used by tests.
 // THROWS std::logic_error unless 0 <= p < 1 and, with p > 0, rows and positions have length T.
 void dropout(const at::Tensor& x_TD, const DropoutKey& key, at::Tensor& y_TD);
+
+// One byte per group of 8 channels: bit j is set when channel 8 g + j is kept. Rows of a mask are
+// padded to what the widest kernel draws at once.
+[[gnu::always_inline]] constexpr int64_t mask_row_bytes(int64_t num_groups) {
+  return (num_groups + 31) / 32 * 32;
+}
+struct MaskArgs {
+  uint32_t key[2];
+  uint32_t site;
+  uint32_t threshold;  // dropped when the 16 bits are below; at most 65536
+  const int32_t *rows, *positions;
+  int64_t num_groups;
+  // Of a device, unless null: where the two words of the key are read instead.
+  const uint32_t* device_key = nullptr;
+};
+struct DropoutArgs {
+  int64_t cols;
+  ConstRows x;
+  Rows y;  // type of x
+  float scale;
+  MaskArgs mask;
+};
+struct DropoutKernels {
+  // Of a CPU: masks of rows [begin, end), the first one's at `mask`, mask_row_bytes(num_groups)
+  // apart.
+  void (*draw_mask)(const MaskArgs&, int64_t begin, int64_t end, uint8_t* mask) = nullptr;
+  RowKernel<DropoutArgs> apply = nullptr;  // of a device: y = mask(x) * scale
+};
+VAX_KERNELS(DropoutKernels, dropout_kernels);
+
+// The mask of a key for operators that apply it on the fly; draws nothing when p is 0.
+class DropoutMask {
+ public:
+  // THROWS std::logic_error unless 0 <= p < 1 and, with p > 0, rows and positions have num_tokens.
+  DropoutMask(const DropoutKey& key, int64_t num_tokens, int64_t num_channels);
+
+  bool active() const { return active_; }
+  float scale() const { return scale_; }  // 1 / (1 - p)
+  int64_t row_bytes() const { return active_ ? mask_row_bytes(args_.num_groups) : 0; }
+  // Bits of tokens [begin, end); `bits` has (end - begin) * row_bytes().
+  void draw(int64_t begin, int64_t end, uint8_t* bits) const {
+    dropout_kernels.cpu().draw_mask(args_, begin, end, bits);
+  }
+  // For kernels that draw it themselves; a threshold of 0: nothing is dropped.
+  const MaskArgs& args() const { return args_; }
+
+ private:
+  bool active_;
+  float scale_;
+  MaskArgs args_;
+};
 
 }  // namespace vax::ops

@@ -2,10 +2,10 @@
 // THROWS std::logic_error where a shape, a type or the device of a tensor does not fit.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <cstdint>
 #include <span>
+
+#include "ops/kernels/kernel.h"
 
 namespace vax::ops {
 
@@ -16,5 +16,26 @@ void embedding_forward(std::span<const int64_t> ids, const at::Tensor& w_VD, at:
 // the id), whatever it held.
 void embedding_backward(const at::Tensor& dx_TD, std::span<const int64_t> ids, at::Tensor& dw_VD,
                         bool accumulate = true);
+
+// Both of a device; columns of all matrices are the same.
+struct EmbeddingArgs {
+  int64_t cols;
+  const int64_t* ids;
+  ConstRows w;
+  Rows x;  // fp32
+};
+// sorted_ids: ids in ascending order; order: the token of each. Tokens of one id are added to dw in
+// the order of `order`.
+struct EmbeddingBackwardArgs {
+  int64_t cols;
+  ConstRows dx;  // fp32
+  const int64_t *sorted_ids, *order;
+  Rows dw;  // fp32
+};
+struct EmbeddingKernels {
+  RowKernel<EmbeddingArgs> forward;
+  RowKernel<EmbeddingBackwardArgs> backward;  // all tokens
+};
+VAX_DEVICE_KERNELS(EmbeddingKernels, embedding_kernels);
 
 }  // namespace vax::ops

@@ -4,7 +4,8 @@
 
 #include <cstdint>
 
-#include "ops/kernels/table.h"
+#include "ops/kernels/kernel.h"
+#include "ops/rows.h"
 #include "ops/scratch.h"
 
 namespace vax::ops {
@@ -26,12 +27,12 @@ class FloatRows {
     if (buffer_.size() < static_cast<size_t>(count * cols)) {
       buffer_.resize(static_cast<size_t>(count * cols));
     }
-    kernels().convert({.cols = cols,
-                       .src = source,
-                       .dst = {buffer_.data(), Elem::kFloat, cols},
-                       .mask = mask,
-                       .mask_stride = mask_stride},
-                      count);
+    rows_kernels.cpu().convert({.cols = cols,
+                                .src = source,
+                                .dst = {buffer_.data(), Elem::kFloat, cols},
+                                .mask = mask,
+                                .mask_stride = mask_stride},
+                               count);
     return {buffer_.data(), cols};
   }
 

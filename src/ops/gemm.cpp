@@ -48,7 +48,7 @@ bool blas_is_narrower() {
 #if defined(__x86_64__)
   constexpr int kAvx512Columns = 32;
   static const bool narrower = MKL_Set_Num_Threads_Local != nullptr && !__builtin_cpu_is("intel") &&
-                               kernels().gemm_cols == kAvx512Columns;
+                               packed_gemm_kernels.cpu().cols == kAvx512Columns;
   return narrower;
 #else
   return false;
@@ -58,7 +58,7 @@ bool blas_is_narrower() {
 void gemm(const GemmArgs& args) {
   if (args.rows == 0 || args.cols == 0) return;
   if (blas_is_narrower()) {
-    packed_gemm(kernels(), args);
+    packed_gemm(packed_gemm_kernels.cpu(), args);
   } else {
     blas_gemm(args);
   }

@@ -1,17 +1,18 @@
-// CPU path: per chunk one GEMM for the logits, one vector pass that turns them into losses and dz,
-// and the linear operator's two backward GEMMs. Losses are summed in row order in fp64.
+// Per chunk of rows one product for the logits, one kernel that turns them into losses and dz, two
+// products for dx and dw. Losses are summed in fp64: in row order on the CPU.
 #include "ops/head_loss.h"
 
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <vector>
+#include <numeric>
 
 #include "base/error.h"
-#include "ops/device/ops.h"
-#include "ops/linear.h"
+#include "base/narrow.h"
+#include "ops/device/runtime.h"
 #include "ops/matmul.h"
 #include "ops/parallel.h"
+#include "ops/sums.h"
 #include "ops/tensor_rows.h"
 
 namespace vax::ops {
@@ -42,6 +43,22 @@ void check_targets(std::span<const int64_t> targets, int64_t vocabulary) {
   }
 }
 
+// On a device rows begin at multiples of 16 bytes, also where a token was added to a vocabulary:
+// products and kernels are slower without.
+at::Tensor logits_buffer(const at::Tensor& x_ND, int64_t rows, int64_t vocabulary) {
+  const int64_t multiple = device::takes(x_ND) ? 16 / x_ND.element_size() : 1;
+  return at::empty({rows, round_up(vocabulary, multiple)}, x_ND.options()).narrow(1, 0, vocabulary);
+}
+
+void add_losses(const at::Tensor& losses_N, at::Tensor& loss_sum) {
+  const double* losses = losses_N.const_data_ptr<double>();
+  double* const sum = loss_sum.mutable_data_ptr<double>();
+  if (device::takes(losses_N)) {
+    return sums_kernels.device().add_double_totals(losses, losses_N.size(0), 1, sum);
+  }
+  *sum += std::accumulate(losses, losses + losses_N.size(0), 0.0);
+}
+
 }  // namespace
 
 int64_t head_loss_chunk_rows(int64_t vocab_size, int64_t element_bytes, bool large) {
@@ -64,36 +81,29 @@ void head_loss(const at::Tensor& x_ND, const at::Tensor& w_VD, std::span<const i
     chunk_rows = head_loss_chunk_rows(vocabulary, w_VD.element_size(),
                                       dw_VD.defined() || device::takes(x_ND));
   chunk_rows = std::min(chunk_rows, num_rows);
-  if (device::takes(x_ND))
-    return device::head_loss(x_ND, w_VD, targets.data(), loss_scale, loss_sum, dx_ND, dw_VD,
-                             accumulate, chunk_rows);
-  check_targets(targets, vocabulary);
-  const auto scale = static_cast<float>(*loss_scale.const_data_ptr<double>());
+  if (!device::takes(x_ND)) check_targets(targets, vocabulary);
 
-  std::vector<double> losses(targets.size());
-  const at::Tensor z_buffer = at::empty({chunk_rows, vocabulary}, x_ND.options());
+  const at::Tensor losses = at::empty({num_rows}, loss_sum.options());
+  const at::Tensor z_buffer = logits_buffer(x_ND, chunk_rows, vocabulary);
   for (int64_t begin = 0; begin < num_rows; begin += chunk_rows) {
     const int64_t rows = std::min(chunk_rows, num_rows - begin);
     const at::Tensor x = x_ND.narrow(0, begin, rows);
     at::Tensor z = z_buffer.narrow(0, 0, rows);
-    matmul(x, w_VD.t(), z, false);
+    unchecked::matmul(x, w_VD.t(), z, false);
     const CrossEntropyArgs args{.cols = vocabulary,
                                 .z = mutable_rows(z),
                                 .targets = targets.data() + begin,
-                                .scale = scale,
-                                .with_gradient = dx_ND.defined() || dw_VD.defined()};
-    parallel_for(0, rows, 1, [&](int64_t first, int64_t last) {
-      kernels().cross_entropy(args, first, last, losses.data() + begin);
-    });
+                                .scale = loss_scale.const_data_ptr<double>(),
+                                .with_gradient = dx_ND.defined() || dw_VD.defined(),
+                                .losses = losses.mutable_data_ptr<double>() + begin};
+    run_rows(z, head_loss_kernels, &HeadLossKernels::cross_entropy, args, vocabulary);
     if (dx_ND.defined()) {
       at::Tensor dx = dx_ND.narrow(0, begin, rows);
-      linear_backward_input(z, w_VD, dx, false);
+      unchecked::matmul(z, w_VD, dx, false);
     }
-    if (dw_VD.defined()) linear_backward_weight(z, x, dw_VD, accumulate || begin > 0);
+    if (dw_VD.defined()) unchecked::matmul(z.t(), x, dw_VD, accumulate || begin > 0);
   }
-  double sum = 0;
-  for (const double loss : losses) sum += loss;
-  *loss_sum.mutable_data_ptr<double>() += sum;
+  add_losses(losses, loss_sum);
 }
 
 }  // namespace vax::ops

@@ -6,10 +6,10 @@
 // THROWS std::logic_error where a shape, a type or the device of a tensor does not fit.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <cstdint>
 #include <span>
+
+#include "ops/kernels/kernel.h"
 
 namespace vax::ops {
 
@@ -29,5 +29,18 @@ void head_loss(const at::Tensor& x_ND, const at::Tensor& w_VD, std::span<const i
 // The rows that chunk_rows = 0 chooses (large: with dw or on a device): what the logits take is at
 // most rows * vocab_size * element_bytes.
 int64_t head_loss_chunk_rows(int64_t vocab_size, int64_t element_bytes, bool large);
+
+struct CrossEntropyArgs {
+  int64_t cols;
+  Rows z;  // becomes scale * (softmax(z) - onehot) when with_gradient
+  const int64_t* targets;
+  const double* scale;  // one element, read as fp32
+  bool with_gradient;
+  double* losses;  // losses[row] = logsumexp(z) - z[target]; 0 for target -1, as the gradient
+};
+struct HeadLossKernels {
+  RowKernel<CrossEntropyArgs> cross_entropy;
+};
+VAX_KERNELS(HeadLossKernels, head_loss_kernels);
 
 }  // namespace vax::ops

@@ -12,7 +12,9 @@
 // THROWS std::logic_error where a shape, a type or the device of a tensor does not fit.
 #pragma once
 
-#include <ATen/core/Tensor.h>
+#include <cstdint>
+
+#include "ops/kernels/kernel.h"
 
 namespace vax::ops {
 
@@ -33,5 +35,26 @@ void cosine_sums(const at::Tensor& a_TD, const at::Tensor& b_TD, at::Tensor& sum
 
 // SHAPES x any, fp32, contiguous; squares fp64, one element.
 void add_squares(const at::Tensor& x, at::Tensor& squares);
+
+// h = x + scale * added; h may be x. A stride of 0 repeats one row of added.
+struct AddScaledArgs {
+  int64_t cols;
+  ConstRows x, added;   // x fp32
+  const double* scale;  // one element, read as fp32; 0 changes nothing; null: 1
+  Rows h;               // fp32
+};
+struct HiddenStateKernels {
+  RowKernel<AddScaledArgs> add_scaled;
+  // kept = grad (fp32); squares[i] = sum over row i of kept^2, after rounding to kept's type.
+  void (*copy_with_squares)(int64_t cols, ConstRows grad, Rows kept, int64_t rows, float* squares);
+  // Of a device. row_sums [3, rows] is written: a b, a a, b b.
+  void (*cosine_sums)(ConstRows a, ConstRows b, int64_t rows, int64_t cols,
+                      float* row_sums) = nullptr;
+  // Of a device. partials [num_square_partials(count)] is written: squares of runs of elements, 16
+  // at a time in fp32, then in fp64.
+  void (*squares)(const float* x, int64_t count, double* partials) = nullptr;
+  int64_t (*num_square_partials)(int64_t count) = nullptr;
+};
+VAX_KERNELS(HiddenStateKernels, hidden_state_kernels);
 
 }  // namespace vax::ops

@@ -1,11 +1,11 @@
-// CPU path: products with results written in place; checks first, because an out= GEMM would resize
-// a wrong result tensor instead of refusing it.
+// Products with results written in place; checks first, because an out= GEMM would resize a wrong
+// result tensor instead of refusing it.
 #include "ops/linear.h"
 
 #include <ATen/ATen.h>
 
 #include "base/error.h"
-#include "ops/device/ops.h"
+#include "ops/device/runtime.h"
 #include "ops/matmul.h"
 #include "ops/parallel.h"
 #include "ops/tensor_rows.h"
@@ -33,41 +33,45 @@ void linear_forward(const at::Tensor& x_TI, const at::Tensor& w_OI, const at::Te
     check_tensor(bias_O, "bias", {y_TO.size(1)}, Types::kFloatOrBf16);
     check_same_type(x_TI, "x", bias_O, "bias");
   }
-  if (device::takes(y_TO)) return device::linear_forward(x_TI, w_OI, bias_O, y_TO);
-  if (bias_O.defined()) {
-    y_TO.copy_(bias_O.expand_as(y_TO));
+  if (bias_O.defined() && device::takes(y_TO)) {
+    at::addmm_out(y_TO, bias_O, x_TI, w_OI.t());
+    return;
   }
-  matmul(x_TI, w_OI.t(), y_TO, bias_O.defined());
+  if (bias_O.defined()) y_TO.copy_(bias_O.expand_as(y_TO));
+  unchecked::matmul(x_TI, w_OI.t(), y_TO, bias_O.defined());
 }
 
 void linear_backward_input(const at::Tensor& dy_TO, const at::Tensor& w_OI, at::Tensor& dx_TI,
                            bool accumulate) {
   check_matrices(dx_TI, "dx", w_OI, "w", dy_TO, "dy");
   check_same_type(dy_TO, "dy", w_OI, "w");
-  matmul(dy_TO, w_OI, dx_TI, accumulate);
+  unchecked::matmul(dy_TO, w_OI, dx_TI, accumulate);
 }
 
 void linear_backward_weight(const at::Tensor& dy_TO, const at::Tensor& x_TI, at::Tensor& dw_OI,
                             bool accumulate) {
   check_matrices(x_TI, "x", dw_OI, "dw", dy_TO, "dy");
   check_tensor(dw_OI, "dw", dw_OI.sizes(), Types::kFloat);
-  if (dy_TO.scalar_type() == at::kFloat) {
-    matmul(dy_TO.t(), x_TI, dw_OI, accumulate);
-  } else {
-    matmul_to_float(dy_TO.t(), x_TI, dw_OI, accumulate);
-  }
+  unchecked::matmul(dy_TO.t(), x_TI, dw_OI, accumulate);
 }
 
 void linear_backward_bias(const at::Tensor& dy_TO, at::Tensor& db_O, bool accumulate) {
   VAX_CHECK(dy_TO.dim() == 2, "dy has shape ", dy_TO.sizes(), ", expected [T, O]");
   check_tensor(dy_TO, "dy", dy_TO.sizes(), Types::kFloatOrBf16);
   check_tensor(db_O, "db", {dy_TO.size(1)}, Types::kFloat);
-  if (device::takes(db_O)) return device::linear_backward_bias(dy_TO, db_O, accumulate);
+  if (device::takes(db_O)) {
+    if (accumulate) {
+      db_O.add_(at::sum(dy_TO, {0}, /*keepdim=*/false, at::kFloat));
+    } else {
+      at::sum_out(db_O, dy_TO, {0}, /*keepdim=*/false, at::kFloat);
+    }
+    return;
+  }
   if (!accumulate) db_O.zero_();
   const int64_t num_rows = dy_TO.size(0);
   float* db = db_O.mutable_data_ptr<float>();
   parallel_for(0, dy_TO.size(1), grain_rows(num_rows), [&](int64_t begin, int64_t end) {
-    kernels().column_sums(const_rows(dy_TO), num_rows, begin, end, db);
+    linear_kernels.cpu().column_sums(const_rows(dy_TO), num_rows, begin, end, db);
   });
 }
 

@@ -6,7 +6,9 @@
 // THROWS std::logic_error where a shape, a type or the device of a tensor does not fit.
 #pragma once
 
-#include <ATen/core/Tensor.h>
+#include <cstdint>
+
+#include "ops/kernels/kernel.h"
 
 namespace vax::ops {
 
@@ -21,5 +23,11 @@ void linear_backward_weight(const at::Tensor& dy_TO, const at::Tensor& x_TI, at:
                             bool accumulate = true);
 // SHAPES db [O] fp32.
 void linear_backward_bias(const at::Tensor& dy_TO, at::Tensor& db_O, bool accumulate = true);
+
+struct LinearKernels {
+  // db[c] += sum over all rows of dy, for columns [begin, end).
+  void (*column_sums)(ConstRows dy, int64_t rows, int64_t begin, int64_t end, float* db);
+};
+VAX_CPU_KERNELS(LinearKernels, linear_kernels);
 
 }  // namespace vax::ops

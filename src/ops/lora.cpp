@@ -1,6 +1,7 @@
-// The work goes by sub-blocks of 16 token rows: their mask bits are drawn once, the rows are
-// widened to fp32 (and masked) once, and the thin products read them from cache. The factor 1 / (1
-// - p) is applied to the thin side (u, du). Sums over tokens (dA, dB) go through row_blocks().
+// On the CPU the work goes by sub-blocks of 16 token rows: their mask bits are drawn once, the rows
+// are widened to fp32 (and masked) once, and the thin products read them from cache. The factor
+// 1 / (1 - p) is applied to the thin side (u, du), so that masks are only bits. Sums over tokens
+// (dA, dB) go through row_blocks(). On a device each product is a kernel that draws its mask.
 #include "ops/lora.h"
 
 #include <ATen/ATen.h>
@@ -10,12 +11,12 @@
 
 #include "base/error.h"
 #include "base/narrow.h"
-#include "ops/device/ops.h"
-#include "ops/dropout_mask.h"
+#include "ops/device/runtime.h"
 #include "ops/float_rows.h"
 #include "ops/parallel.h"
 #include "ops/scratch.h"
 #include "ops/tensor_rows.h"
+#include "ops/thin_product.h"
 
 namespace vax::ops {
 namespace {
@@ -112,14 +113,14 @@ struct Backward {
       const int64_t rows = std::min(kSubBlock, end - row);
       const uint8_t* row_bits = bits.draw(row, rows);
       const auto dy_rows = float_dy.get(from(dy, row), rows, num_outputs);
-      kernels().thin_xat({.rows = rows,
-                          .cols = num_outputs,
-                          .rank = rank,
-                          .u = du.data(),
-                          .u_stride = rank,
-                          .a = b_RO.data(),
-                          .a_stride = num_outputs},
-                         dy_rows.data, dy_rows.stride);
+      thin_product_kernels.cpu().xat({.rows = rows,
+                                      .cols = num_outputs,
+                                      .rank = rank,
+                                      .u = du.data(),
+                                      .u_stride = rank,
+                                      .a = b_RO.data(),
+                                      .a_stride = num_outputs},
+                                     dy_rows.data, dy_rows.stride);
       scale_into(du.data(), rows * rank, scale * mask.scale(), du.data());
       const ThinArgs through_a{.rows = rows,
                                .cols = num_inputs,
@@ -128,22 +129,83 @@ struct Backward {
                                .u_stride = rank,
                                .a = a,
                                .a_stride = a_stride};
-      if (input) kernels().thin_ua(through_a, from(dx, row), row_bits, mask.row_bytes());
+      if (input)
+        thin_product_kernels.cpu().ua(through_a, from(dx, row), row_bits, mask.row_bytes());
       if (!weights) continue;
       const auto x_rows = float_x.get(from(x, row), rows, num_inputs, row_bits, mask.row_bytes());
-      kernels().thin_utx(through_a, x_rows.data, x_rows.stride, partial);
+      thin_product_kernels.cpu().utx(through_a, x_rows.data, x_rows.stride, partial);
       scale_into(u + row * rank, rows * rank, scale, su.data());
-      kernels().thin_utx({.rows = rows,
-                          .cols = num_outputs,
-                          .rank = rank,
-                          .u = su.data(),
-                          .u_stride = rank,
-                          .a = nullptr,
-                          .a_stride = 0},
-                         dy_rows.data, dy_rows.stride, partial + rank * num_inputs);
+      thin_product_kernels.cpu().utx({.rows = rows,
+                                      .cols = num_outputs,
+                                      .rank = rank,
+                                      .u = su.data(),
+                                      .u_stride = rank,
+                                      .a = nullptr,
+                                      .a_stride = 0},
+                                     dy_rows.data, dy_rows.stride, partial + rank * num_inputs);
     }
   }
 };
+
+// --- On a device ---------------------------------------------------------------------------------
+
+constexpr MaskArgs kNoMask{};
+
+// [R, C], C contiguous.
+ThinArgs thin_args(const at::Tensor& u_TR, const at::Tensor& a_RC) {
+  return {.rows = u_TR.size(0),
+          .cols = a_RC.size(1),
+          .rank = a_RC.size(0),
+          .u = u_TR.mutable_data_ptr<float>(),
+          .u_stride = a_RC.size(0),
+          .a = a_RC.const_data_ptr<float>(),
+          .a_stride = a_RC.stride(0)};
+}
+
+at::Tensor scratch_floats(int64_t count, const at::Tensor& like) {
+  return at::empty({count}, like.options().dtype(at::kFloat));
+}
+
+// u = factor * mask(x) a^T
+void thin_xat(const at::Tensor& x_TC, const at::Tensor& a_RC, const MaskArgs& mask, float factor,
+              const at::Tensor& u_TR) {
+  const ThinArgs thin = thin_args(u_TR, a_RC);
+  const LoraKernels& kernels = lora_kernels.device();
+  const at::Tensor scratch = scratch_floats(kernels.xat_scratch(thin), u_TR);
+  kernels.xat(
+      {.thin = thin, .mask = mask, .factor = factor, .scratch = scratch.mutable_data_ptr<float>()},
+      const_rows(x_TC));
+}
+
+// y += mask(factor * u a)
+void thin_ua(const at::Tensor& u_TR, const at::Tensor& a_RC, const MaskArgs& mask, float factor,
+             const at::Tensor& y_TC) {
+  lora_kernels.device().ua(
+      {.thin = thin_args(u_TR, a_RC), .mask = mask, .factor = factor, .scratch = nullptr},
+      mutable_rows(y_TC));
+}
+
+struct MaskedInput {
+  const at::Tensor& x_TC;
+  const MaskArgs& mask;
+};
+// grad (+)= factor * u^T mask(x)
+void thin_utx(const at::Tensor& u_TR, const MaskedInput& input, float factor, const LoraSum& grad) {
+  const ThinArgs thin{.rows = u_TR.size(0),
+                      .cols = input.x_TC.size(1),
+                      .rank = u_TR.size(1),
+                      .u = u_TR.mutable_data_ptr<float>(),
+                      .u_stride = u_TR.size(1),
+                      .a = nullptr,
+                      .a_stride = 0};
+  const LoraKernels& kernels = lora_kernels.device();
+  const at::Tensor scratch = scratch_floats(kernels.utx_scratch(thin), u_TR);
+  kernels.utx({.thin = thin,
+               .mask = input.mask,
+               .factor = factor,
+               .scratch = scratch.mutable_data_ptr<float>()},
+              const_rows(input.x_TC), grad);
+}
 
 }  // namespace
 
@@ -153,11 +215,13 @@ void lora_forward(const at::Tensor& x_TI, const at::Tensor& a_RI, const at::Tens
   const LoraShape shape = checked_shape(x_TI, "x", a_RI, b_OR, y_TO, "y");
   check_tensor(u_TR, "u", {shape.num_tokens, shape.rank}, Types::kFloat);
   VAX_CHECK(u_TR.is_contiguous(), "u must be contiguous");
-  if (device::takes(x_TI)) {
-    check_dropout(dropout, shape.num_tokens);
-    return device::lora_forward(x_TI, a_RI, b_OR, scale, dropout, u_TR, y_TO);
-  }
   const DropoutMask mask(dropout, shape.num_tokens, shape.num_inputs);
+  if (device::takes(x_TI)) {
+    thin_xat(x_TI, a_RI, mask.args(), mask.scale(), u_TR);
+    const auto factor = static_cast<float>(scale);
+    if (output) thin_ua(u_TR, b_OR.t().contiguous(), kNoMask, factor, y_TO);
+    return;
+  }
   const FloatScratch b_RO = output ? transposed(b_OR) : FloatScratch();
   const ConstRows x = const_rows(x_TI);
   const Rows y = output ? mutable_rows(y_TO) : Rows{};
@@ -174,25 +238,25 @@ void lora_forward(const at::Tensor& x_TI, const at::Tensor& a_RI, const at::Tens
       const auto x_rows =
           float_x.get(from(x, row), rows, shape.num_inputs, bits.draw(row, rows), mask.row_bytes());
       float* u_rows = u + row * rank;
-      kernels().thin_xat({.rows = rows,
-                          .cols = shape.num_inputs,
-                          .rank = rank,
-                          .u = u_rows,
-                          .u_stride = rank,
-                          .a = a_RI.const_data_ptr<float>(),
-                          .a_stride = a_RI.stride(0)},
-                         x_rows.data, x_rows.stride);
+      thin_product_kernels.cpu().xat({.rows = rows,
+                                      .cols = shape.num_inputs,
+                                      .rank = rank,
+                                      .u = u_rows,
+                                      .u_stride = rank,
+                                      .a = a_RI.const_data_ptr<float>(),
+                                      .a_stride = a_RI.stride(0)},
+                                     x_rows.data, x_rows.stride);
       scale_into(u_rows, rows * rank, mask.scale(), u_rows);
       if (!output) continue;
       scale_into(u_rows, rows * rank, static_cast<float>(scale), su.data());
-      kernels().thin_ua({.rows = rows,
-                         .cols = shape.num_outputs,
-                         .rank = rank,
-                         .u = su.data(),
-                         .u_stride = rank,
-                         .a = b_RO.data(),
-                         .a_stride = shape.num_outputs},
-                        from(y, row), nullptr, 0);
+      thin_product_kernels.cpu().ua({.rows = rows,
+                                     .cols = shape.num_outputs,
+                                     .rank = rank,
+                                     .u = su.data(),
+                                     .u_stride = rank,
+                                     .a = b_RO.data(),
+                                     .a_stride = shape.num_outputs},
+                                    from(y, row), nullptr, 0);
     }
   });
 }
@@ -213,12 +277,20 @@ void lora_backward(const at::Tensor& dy_TO, const at::Tensor& x_TI, const at::Te
     VAX_CHECK(u_TR.is_contiguous() && da_RI.is_contiguous() && db_OR.is_contiguous(),
               "u, da and db must be contiguous");
   }
-  if (device::takes(dy_TO)) {
-    check_dropout(dropout, shape.num_tokens);
-    return device::lora_backward(dy_TO, x_TI, u_TR, a_RI, b_OR, scale, dropout, dx_TI, da_RI, db_OR,
-                                 accumulate);
-  }
   const DropoutMask mask(dropout, shape.num_tokens, shape.num_inputs);
+  if (device::takes(dy_TO)) {
+    const auto factor = static_cast<float>(scale);
+    const at::Tensor du_TR =
+        scratch_floats(shape.num_tokens * shape.rank, a_RI).view({shape.num_tokens, shape.rank});
+    thin_xat(dy_TO, b_OR.t().contiguous(), kNoMask, factor * mask.scale(), du_TR);
+    if (input) thin_ua(du_TR, a_RI, mask.args(), 1, dx_TI);
+    if (!weights) return;
+    thin_utx(du_TR, {x_TI, mask.args()}, 1,
+             {.sum = da_RI.mutable_data_ptr<float>(), .accumulate = accumulate, .turned = false});
+    thin_utx(u_TR, {dy_TO, kNoMask}, factor,
+             {.sum = db_OR.mutable_data_ptr<float>(), .accumulate = accumulate, .turned = true});
+    return;
+  }
   const Backward backward{.shape = shape,
                           .mask = mask,
                           .scale = static_cast<float>(scale),

@@ -8,9 +8,11 @@
 // THROWS std::logic_error where a shape, a type or the device of a tensor does not fit.
 #pragma once
 
-#include <ATen/core/Tensor.h>
+#include <cstdint>
 
 #include "ops/dropout.h"
+#include "ops/kernels/kernel.h"
+#include "ops/thin_product.h"
 
 namespace vax::ops {
 
@@ -26,5 +28,29 @@ void lora_backward(const at::Tensor& dy_TO, const at::Tensor& x_TI, const at::Te
                    const at::Tensor& a_RI, const at::Tensor& b_OR, double scale,
                    const DropoutKey& dropout, at::Tensor& dx_TI, at::Tensor& da_RI,
                    at::Tensor& db_OR, bool accumulate = true);
+
+// Products with one thin side: u [rows, rank], a [rank, cols], X, Y [rows, cols]; u is contiguous.
+// Masks concern X or Y.
+struct LoraArgs {
+  ThinArgs thin;
+  MaskArgs mask;
+  float factor;
+  float* scratch;  // as many floats as the function beside the kernel says
+};
+struct LoraSum {
+  float* sum;  // [rank, cols], or [cols, rank] when turned
+  bool accumulate, turned;
+};
+struct LoraKernels {
+  // U = factor * mask(X) A^T
+  void (*xat)(const LoraArgs&, ConstRows x);
+  int64_t (*xat_scratch)(const ThinArgs&);
+  // Y += mask(factor * U A)
+  void (*ua)(const LoraArgs&, Rows y);
+  // grad (+)= factor * U^T mask(X); A is not read.
+  void (*utx)(const LoraArgs&, ConstRows x, const LoraSum& grad);
+  int64_t (*utx_scratch)(const ThinArgs&);
+};
+VAX_DEVICE_KERNELS(LoraKernels, lora_kernels);
 
 }  // namespace vax::ops

@@ -10,7 +10,8 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "ops/device/ops.h"
+#include "ops/device/library.h"
+#include "ops/device/runtime.h"
 #include "ops/gemm.h"
 #include "ops/packed_gemm.h"
 #include "ops/tensor_rows.h"
@@ -42,39 +43,34 @@ void check(const at::Tensor& a_MK, const at::Tensor& b_KN, const at::Tensor& c_M
 }
 
 void packed(const at::Tensor& a_MK, const at::Tensor& b_KN, at::Tensor& c_MN, bool accumulate) {
-  packed_gemm(kernels(), {.rows = a_MK.size(0),
-                          .cols = b_KN.size(1),
-                          .inner = a_MK.size(1),
-                          .a = operand(a_MK),
-                          .b = operand(b_KN),
-                          .c = c_MN.mutable_data_ptr<float>(),
-                          .c_stride = c_MN.stride(0),
-                          .accumulate = accumulate});
+  packed_gemm(packed_gemm_kernels.cpu(), {.rows = a_MK.size(0),
+                                          .cols = b_KN.size(1),
+                                          .inner = a_MK.size(1),
+                                          .a = operand(a_MK),
+                                          .b = operand(b_KN),
+                                          .c = c_MN.mutable_data_ptr<float>(),
+                                          .c_stride = c_MN.stride(0),
+                                          .accumulate = accumulate});
 }
 
-}  // namespace
-
-void matmul(const at::Tensor& a_MK, const at::Tensor& b_KN, at::Tensor& c_MN, bool accumulate) {
-  check(a_MK, b_KN, c_MN);
-  check_same_type(a_MK, "a", c_MN, "c");
-  if (device::takes(c_MN)) return device::matmul(a_MK, b_KN, c_MN, accumulate);
-  if (c_MN.scalar_type() == at::kFloat && blas_is_narrower() &&
+// In the operands' type.
+void multiply(const at::Tensor& a_MK, const at::Tensor& b_KN, at::Tensor& c_MN, bool accumulate) {
+  if (!device::takes(c_MN) && c_MN.scalar_type() == at::kFloat && blas_is_narrower() &&
       repays_packing(a_MK.size(0), b_KN.size(1), a_MK.size(1))) {
     packed(a_MK, b_KN, c_MN, accumulate);
   } else if (accumulate) {
-    c_MN.addmm_(a_MK, b_KN);
+    at::addmm_out(c_MN, c_MN, a_MK, b_KN);
   } else {
     at::mm_out(c_MN, a_MK, b_KN);
   }
 }
 
-// LibTorch's product of a block of rows goes through a temporary that stays in cache.
-void matmul_to_float(const at::Tensor& a_MK, const at::Tensor& b_KN, at::Tensor& c_MN,
-                     bool accumulate) {
-  check(a_MK, b_KN, c_MN);
-  check_tensor(c_MN, "c", c_MN.sizes(), Types::kFloat);
-  if (device::takes(c_MN)) return device::matmul_to_float(a_MK, b_KN, c_MN, accumulate);
-  if (blas_is_narrower() && kernels().bf16_dot &&
+// bf16 operands, fp32 result. LibTorch's product of a block of rows goes through a temporary that
+// stays in cache.
+void multiply_to_float(const at::Tensor& a_MK, const at::Tensor& b_KN, at::Tensor& c_MN,
+                       bool accumulate) {
+  if (device::takes(c_MN)) return device::product_to_float(a_MK, b_KN, c_MN, accumulate);
+  if (blas_is_narrower() && packed_gemm_kernels.cpu().bf16_dot &&
       repays_packing(a_MK.size(0), b_KN.size(1), a_MK.size(1))) {
     packed(a_MK, b_KN, c_MN, accumulate);
     return;
@@ -95,6 +91,30 @@ void matmul_to_float(const at::Tensor& a_MK, const at::Tensor& b_KN, at::Tensor&
       c.copy_(part);
     }
   }
+}
+
+}  // namespace
+
+void unchecked::matmul(const at::Tensor& a_MK, const at::Tensor& b_KN, at::Tensor& c_MN,
+                       bool accumulate) {
+  if (a_MK.scalar_type() == c_MN.scalar_type()) {
+    multiply(a_MK, b_KN, c_MN, accumulate);
+  } else {
+    multiply_to_float(a_MK, b_KN, c_MN, accumulate);
+  }
+}
+
+void matmul(const at::Tensor& a_MK, const at::Tensor& b_KN, at::Tensor& c_MN, bool accumulate) {
+  check(a_MK, b_KN, c_MN);
+  check_same_type(a_MK, "a", c_MN, "c");
+  unchecked::matmul(a_MK, b_KN, c_MN, accumulate);
+}
+
+void matmul_to_float(const at::Tensor& a_MK, const at::Tensor& b_KN, at::Tensor& c_MN,
+                     bool accumulate) {
+  check(a_MK, b_KN, c_MN);
+  check_tensor(c_MN, "c", c_MN.sizes(), Types::kFloat);
+  unchecked::matmul(a_MK, b_KN, c_MN, accumulate);
 }
 
 }  // namespace vax::ops

@@ -17,4 +17,10 @@ void matmul(const at::Tensor& a_MK, const at::Tensor& b_KN, at::Tensor& c_MN, bo
 void matmul_to_float(const at::Tensor& a_MK, const at::Tensor& b_KN, at::Tensor& c_MN,
                      bool accumulate);
 
+// For operators that have checked the shapes: matmul(), or matmul_to_float() where c is fp32 and a
+// and b are not.
+namespace unchecked {
+void matmul(const at::Tensor& a_MK, const at::Tensor& b_KN, at::Tensor& c_MN, bool accumulate);
+}
+
 }  // namespace vax::ops

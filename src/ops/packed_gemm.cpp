@@ -49,11 +49,11 @@ struct Side {
 
 class PackedGemm {
  public:
-  PackedGemm(const KernelTable& table, const GemmArgs& args)
+  PackedGemm(const PackedGemmKernels& kernels, const GemmArgs& args)
       : args_(args),
-        tile_(args.a.stored.elem == Elem::kFloat ? table.tile_float : table.tile_bf16),
-        a_{args.a.stored, !args.a.transposed, args.rows, args.inner, table.gemm_rows, table.pack_a},
-        b_{args.b.stored, args.b.transposed, args.cols, args.inner, table.gemm_cols, table.pack_b},
+        tile_(args.a.stored.elem == Elem::kFloat ? kernels.tile_float : kernels.tile_bf16),
+        a_{args.a.stored, !args.a.transposed, args.rows, args.inner, kernels.rows, kernels.pack_a},
+        b_{args.b.stored, args.b.transposed, args.cols, args.inner, kernels.cols, kernels.pack_b},
         shares_a_(args.rows <= args.cols),
         words_(args.a.stored.elem == Elem::kFloat ? args.inner : ceil_div<int64_t>(args.inner, 2)) {
     const int64_t num_chunks = std::max<int64_t>(1, ceil_div(words_, kChunkDepth));
@@ -152,7 +152,7 @@ class PackedGemm {
 
 }  // namespace
 
-void packed_gemm(const KernelTable& table, const GemmArgs& args) {
+void packed_gemm(const PackedGemmKernels& kernels, const GemmArgs& args) {
   const Elem elem = args.a.stored.elem;
   VAX_CHECK(args.b.stored.elem == elem, "operands must have one type");
   VAX_CHECK(elem == Elem::kFloat || (args.a.transposed && !args.b.transposed),
@@ -163,7 +163,7 @@ void packed_gemm(const KernelTable& table, const GemmArgs& args) {
       std::fill_n(args.c + row * args.c_stride, args.cols, 0.0f);
     return;
   }
-  PackedGemm(table, args).run();
+  PackedGemm(kernels, args).run();
 }
 
 }  // namespace vax::ops

@@ -1,5 +1,5 @@
 // Matrix products by this library's own kernels: both operands are copied into panels that fit the
-// caches, and a tile of results stays in registers (kernels/gemm.inl). For processors that
+// caches, and a tile of results stays in registers (packed_gemm.inl). For processors that
 // LibTorch's BLAS does not serve with their widest vectors; matmul.h chooses.
 //
 // An element of the result is a function of its row of A, its column of B and the inner dimension
@@ -9,15 +9,11 @@
 
 #include <cstdint>
 
-#include "ops/kernels/table.h"
-#include "ops/scratch.h"
+#include "ops/kernels/kernel.h"
 
 namespace vax::ops {
 
-// Packed panels, for callers that make many small products: memory is then asked for once.
-struct PanelScratch {
-  AlignedBuffer shared, block;
-};
+struct PanelScratch;  // ops/scratch.h
 
 struct GemmOperand {
   ConstRows stored;
@@ -36,9 +32,41 @@ struct GemmArgs {
   PanelScratch* scratch = nullptr;  // if given, the calling thread multiplies alone
 };
 
+// Source of one panel: a word (an fp32 number, or two bf16 numbers that follow each other along the
+// inner dimension) for each of `depth` inner positions and each lane; lanes and halves that do not
+// exist become 0.
+struct PackArgs {
+  const void* source;
+  Elem elem;
+  int64_t stride;  // elements between rows of the source
+  bool turned;    // rows of the source are lanes (fp32 only), else positions of the inner dimension
+  int64_t lanes;  // that exist
+  int64_t depth;  // words
+  int64_t inner;  // elements along the inner dimension, from the source's first
+};
+// C [rows, cols] = alpha * A B, added to C when `accumulate`, from one packed panel each.
+struct TileArgs {
+  int64_t depth;  // words
+  const float *a, *b;
+  float* c;
+  int64_t c_stride, rows, cols;
+  float alpha;
+  bool accumulate;
+};
+struct PackedGemmKernels {
+  // Panels have `rows` words of A or `cols` words of B per inner position.
+  int rows, cols;
+  bool bf16_dot;  // the processor multiplies pairs of bf16
+  void (*pack_a)(const PackArgs&, float* to);
+  void (*pack_b)(const PackArgs&, float* to);
+  void (*tile_float)(const TileArgs&);
+  void (*tile_bf16)(const TileArgs&);
+};
+VAX_CPU_KERNELS(PackedGemmKernels, packed_gemm_kernels);
+
 // Runs on LibTorch's threads, on the calling one alone with a scratch or inside parallel_for.
 // THROWS std::logic_error unless both operands have one type and, in bf16, lie with their rows
 // along the inner dimension (A transposed, B not), as those of a weight gradient do.
-void packed_gemm(const KernelTable& table, const GemmArgs& args);
+void packed_gemm(const PackedGemmKernels& kernels, const GemmArgs& args);
 
 }  // namespace vax::ops

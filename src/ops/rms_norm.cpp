@@ -1,13 +1,9 @@
-// CPU path: one pass of the vector kernels per row; dw through the fixed blocks of row_blocks(), so
-// that it has the same bits for any number of threads.
 #include "ops/rms_norm.h"
 
 #include <ATen/ATen.h>
 
 #include "base/error.h"
-#include "ops/device/ops.h"
-#include "ops/parallel.h"
-#include "ops/scratch.h"
+#include "ops/row_sums.h"
 #include "ops/tensor_rows.h"
 
 namespace vax::ops {
@@ -34,17 +30,13 @@ void rms_norm_forward(const at::Tensor& x_TD, const at::Tensor& w_D, double eps,
                       at::Tensor& rstd_T) {
   RmsNormArgs args = checked_args(x_TD, w_D, rstd_T, y_TD);
   args.eps = static_cast<float>(eps);
-  if (device::takes(x_TD)) return device::rms_norm_forward(x_TD, w_D, eps, y_TD, rstd_T);
-  parallel_for(0, x_TD.size(0), grain_rows(args.cols),
-               [&](int64_t begin, int64_t end) { kernels().rms_norm_forward(args, begin, end); });
+  run_rows(x_TD, rms_norm_kernels, &RmsNormKernels::forward, args, args.cols);
 }
 
 void rms_norm_apply(const at::Tensor& x_TD, const at::Tensor& w_D, const at::Tensor& rstd_T,
                     at::Tensor& y_TD) {
   const RmsNormArgs args = checked_args(x_TD, w_D, rstd_T, y_TD);
-  if (device::takes(x_TD)) return device::rms_norm_apply(x_TD, w_D, rstd_T, y_TD);
-  parallel_for(0, x_TD.size(0), grain_rows(args.cols),
-               [&](int64_t begin, int64_t end) { kernels().rms_norm_apply(args, begin, end); });
+  run_rows(x_TD, rms_norm_kernels, &RmsNormKernels::apply, args, args.cols);
 }
 
 void rms_norm_backward(const at::Tensor& dy_TD, const at::Tensor& x_TD, const at::Tensor& w_D,
@@ -58,30 +50,14 @@ void rms_norm_backward(const at::Tensor& dy_TD, const at::Tensor& x_TD, const at
   check_tensor(rstd_T, "rstd", {num_rows}, Types::kFloat);
   check_tensor(dx_TD, "dx", x_TD.sizes(), Types::kFloat);
   if (dw_D.defined()) check_tensor(dw_D, "dw", {cols}, Types::kFloat);
-  if (device::takes(x_TD))
-    return device::rms_norm_backward(dy_TD, x_TD, w_D, rstd_T, dx_TD, dw_D, accumulate);
   const RmsNormBackwardArgs args{.cols = cols,
                                  .dy = const_rows(dy_TD),
                                  .x = const_rows(x_TD),
                                  .w = const_rows(w_D),
                                  .rstd = rstd_T.const_data_ptr<float>(),
                                  .dx = mutable_rows(dx_TD)};
-  if (!dw_D.defined()) {
-    parallel_for(0, num_rows, grain_rows(cols), [&](int64_t begin, int64_t end) {
-      kernels().rms_norm_backward(args, begin, end, nullptr);
-    });
-    return;
-  }
-  const RowBlocks blocks = row_blocks(num_rows, cols);
-  FloatScratch partials(static_cast<size_t>(blocks.count * cols));
-  parallel_for(0, blocks.count, 1, [&](int64_t first, int64_t last) {
-    for (int64_t block = first; block < last; ++block) {
-      kernels().rms_norm_backward(args, blocks.begin(block), blocks.end(block),
-                                  partials.data() + block * cols);
-    }
-  });
-  add_partials({partials.data(), blocks.count, cols}, cols, dw_D.mutable_data_ptr<float>(),
-               accumulate);
+  float* const sums[] = {dw_D.defined() ? dw_D.mutable_data_ptr<float>() : nullptr};
+  run_backward(x_TD, rms_norm_kernels, args, sums, accumulate);
 }
 
 }  // namespace vax::ops

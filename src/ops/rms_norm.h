@@ -5,7 +5,9 @@
 // THROWS std::logic_error where a shape, a type or the device of a tensor does not fit.
 #pragma once
 
-#include <ATen/core/Tensor.h>
+#include <cstdint>
+
+#include "ops/kernels/kernel.h"
 
 namespace vax::ops {
 
@@ -21,5 +23,28 @@ void rms_norm_apply(const at::Tensor& x_TD, const at::Tensor& w_D, const at::Ten
 void rms_norm_backward(const at::Tensor& dy_TD, const at::Tensor& x_TD, const at::Tensor& w_D,
                        const at::Tensor& rstd_T, at::Tensor& dx_TD, at::Tensor& dw_D,
                        bool accumulate = true);
+
+struct RmsNormArgs {
+  int64_t cols;
+  ConstRows x, w;  // x fp32; w one row
+  float eps;
+  float* rstd;
+  Rows y;
+};
+struct RmsNormBackwardArgs {
+  int64_t cols;
+  ConstRows dy, x, w;
+  const float* rstd;
+  Rows dx;
+};
+struct RmsNormKernels {
+  RowKernel<RmsNormArgs> forward;  // writes rstd too
+  RowKernel<RmsNormArgs> apply;
+  // `dw` unless null: on a CPU the rows' share is added to it, [cols]; on a device it becomes
+  // partial sums, [num_partials(rows), cols].
+  void (*backward)(const RmsNormBackwardArgs&, int64_t begin, int64_t end, float* dw);
+  int64_t (*num_partials)(int64_t rows) = nullptr;  // of a device
+};
+VAX_KERNELS(RmsNormKernels, rms_norm_kernels);
 
 }  // namespace vax::ops

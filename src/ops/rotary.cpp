@@ -1,12 +1,10 @@
-// CPU path: both directions are one kernel with the angle's sign. Positions index a table, so they
-// are checked before any row is touched: a bad one leaves x as it was.
+// Both directions are one kernel with the angle's sign. Positions index a table, so on the host
+// they are checked before any row is touched: a bad one leaves x as it was.
 #include "ops/rotary.h"
 
 #include <ATen/ATen.h>
 
 #include "base/error.h"
-#include "ops/device/ops.h"
-#include "ops/parallel.h"
 #include "ops/tensor_rows.h"
 
 namespace vax::ops {
@@ -36,7 +34,6 @@ void rotate(const at::Tensor& x_THK, const at::Tensor& cos_PK, const at::Tensor&
   check_tensor(sin_PK, "sin", cos_PK.sizes(), Types::kFloat);
   VAX_CHECK(cos_PK.is_contiguous() && sin_PK.is_contiguous(), "cos and sin must be contiguous");
   check_positions(positions_T, num_tokens, cos_PK.size(0));
-  if (device::takes(x_THK)) return device::rotate(x_THK, cos_PK, sin_PK, positions_T, sign);
   const RotaryArgs args{.num_heads = num_heads,
                         .half_dim = half,
                         .head_stride = x_THK.stride(1),
@@ -46,8 +43,7 @@ void rotate(const at::Tensor& x_THK, const at::Tensor& cos_PK, const at::Tensor&
                         .angle_stride = half,
                         .positions = positions_T.const_data_ptr<int32_t>(),
                         .sign = sign};
-  parallel_for(0, num_tokens, grain_rows(num_heads * half * 2),
-               [&](int64_t begin, int64_t end) { kernels().rotary(args, begin, end); });
+  run_rows(x_THK, rotary_kernels, &RotaryKernels::rotate, args, num_heads * half * 2);
 }
 
 }  // namespace

@@ -4,7 +4,9 @@
 // THROWS std::logic_error where a shape, a type or the device of a tensor does not fit.
 #pragma once
 
-#include <ATen/core/Tensor.h>
+#include <cstdint>
+
+#include "ops/kernels/kernel.h"
 
 namespace vax::ops {
 
@@ -15,5 +17,18 @@ void rotary_forward(at::Tensor& x_THK, const at::Tensor& cos_PK, const at::Tenso
                     const at::Tensor& positions_T);
 void rotary_backward(at::Tensor& dx_THK, const at::Tensor& cos_PK, const at::Tensor& sin_PK,
                      const at::Tensor& positions_T);
+
+struct RotaryArgs {
+  int64_t num_heads, half_dim, head_stride;
+  Rows x;  // stride: between tokens
+  const float *cos, *sin;
+  int64_t angle_stride;
+  const int32_t* positions;
+  float sign;  // of the angle
+};
+struct RotaryKernels {
+  RowKernel<RotaryArgs> rotate;
+};
+VAX_KERNELS(RotaryKernels, rotary_kernels);
 
 }  // namespace vax::ops

@@ -51,6 +51,11 @@ class AlignedBuffer {
   size_t count_ = 0;
 };
 
+// Packed panels, for callers that make many small products: memory is then asked for once.
+struct PanelScratch {
+  AlignedBuffer shared, block;
+};
+
 // `count` zeros.
 inline FloatScratch float_scratch(int64_t count) {
   return FloatScratch(static_cast<size_t>(count));

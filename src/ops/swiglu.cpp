@@ -1,11 +1,9 @@
-// CPU path: one fused vector loop per row, read before written (dgate_up may be gate_up).
+// Read before written: dgate_up may be gate_up.
 #include "ops/swiglu.h"
 
 #include <ATen/ATen.h>
 
 #include "base/error.h"
-#include "ops/device/ops.h"
-#include "ops/parallel.h"
 #include "ops/tensor_rows.h"
 
 namespace vax::ops {
@@ -16,11 +14,9 @@ void swiglu_forward(const at::Tensor& gate_up_TC, at::Tensor& y_TF) {
   check_tensor(y_TF, "y", y_TF.sizes(), Types::kFloatOrBf16);
   check_tensor(gate_up_TC, "gate_up", {num_rows, 2 * cols}, Types::kFloatOrBf16);
   check_same_type(gate_up_TC, "gate_up", y_TF, "y");
-  if (device::takes(y_TF)) return device::swiglu_forward(gate_up_TC, y_TF);
   const SwigluArgs args{
       .cols = cols, .dy = {}, .gate_up = const_rows(gate_up_TC), .out = mutable_rows(y_TF)};
-  parallel_for(0, num_rows, grain_rows(cols),
-               [&](int64_t begin, int64_t end) { kernels().swiglu_forward(args, begin, end); });
+  run_rows(y_TF, swiglu_kernels, &SwigluKernels::forward, args, cols);
 }
 
 void swiglu_backward(const at::Tensor& dy_TF, const at::Tensor& gate_up_TC,
@@ -32,13 +28,11 @@ void swiglu_backward(const at::Tensor& dy_TF, const at::Tensor& gate_up_TC,
   check_tensor(dgate_up_TC, "dgate_up", {num_rows, 2 * cols}, Types::kFloatOrBf16);
   check_same_type(dy_TF, "dy", gate_up_TC, "gate_up");
   check_same_type(gate_up_TC, "gate_up", dgate_up_TC, "dgate_up");
-  if (device::takes(dy_TF)) return device::swiglu_backward(dy_TF, gate_up_TC, dgate_up_TC);
   const SwigluArgs args{.cols = cols,
                         .dy = const_rows(dy_TF),
                         .gate_up = const_rows(gate_up_TC),
                         .out = mutable_rows(dgate_up_TC)};
-  parallel_for(0, num_rows, grain_rows(2 * cols),
-               [&](int64_t begin, int64_t end) { kernels().swiglu_backward(args, begin, end); });
+  run_rows(dy_TF, swiglu_kernels, &SwigluKernels::backward, args, 2 * cols);
 }
 
 }  // namespace vax::ops

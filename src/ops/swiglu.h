@@ -5,7 +5,9 @@
 // THROWS std::logic_error where a shape, a type or the device of a tensor does not fit.
 #pragma once
 
-#include <ATen/core/Tensor.h>
+#include <cstdint>
+
+#include "ops/kernels/kernel.h"
 
 namespace vax::ops {
 
@@ -14,5 +16,16 @@ void swiglu_forward(const at::Tensor& gate_up_TC, at::Tensor& y_TF);
 // dgate_up [T, 2F] is written; it may be gate_up itself.
 void swiglu_backward(const at::Tensor& dy_TF, const at::Tensor& gate_up_TC,
                      at::Tensor& dgate_up_TC);
+
+struct SwigluArgs {
+  int64_t cols;  // F
+  ConstRows dy;  // backward only
+  ConstRows gate_up;
+  Rows out;  // y, or dgate_up
+};
+struct SwigluKernels {
+  RowKernel<SwigluArgs> forward, backward;
+};
+VAX_KERNELS(SwigluKernels, swiglu_kernels);
 
 }  // namespace vax::ops

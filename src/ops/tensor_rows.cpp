@@ -8,8 +8,6 @@
 
 #include "base/error.h"
 #include "base/narrow.h"
-#include "ops/device/ops.h"
-#include "ops/parallel.h"
 
 namespace vax::ops {
 namespace {

@@ -1,12 +1,15 @@
-// What the operators share at their entry: checks of shape, type and device, and the plain view of
-// a tensor's rows that the CPU's kernels take.
+// What the operators share at their entry: checks of shape, type and device, the plain view of a
+// tensor's rows that kernels take, and the way to a kernel where the tensor lies.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
 
-#include "ops/kernels/table.h"
+#include "ops/device/runtime.h"
+#include "ops/kernels/kernel.h"
+#include "ops/parallel.h"
+#include "ops/sums.h"
 
 namespace vax::ops {
 
@@ -35,6 +38,17 @@ Rows from(Rows rows, int64_t row, int64_t col = 0);
 // Rows that one thread should have at least: about 16 K elements.
 constexpr int64_t grain_rows(int64_t cols) { return 1 + 16384 / (cols + 1); }
 
+// Runs one of the operator's kernels over all rows of `where`, there: on the threads of the CPU, or
+// as one launch on the device. row_size: elements of a row's work, for the split over threads.
+template <typename Table, typename Args>
+void run_rows(const at::Tensor& where, const KernelSet<Table>& kernels,
+              RowKernel<Args> Table::*kernel, const Args& args, int64_t row_size) {
+  if (device::takes(where)) return (kernels.device().*kernel)(args, 0, where.size(0));
+  const RowKernel<Args> run = kernels.cpu().*kernel;
+  parallel_for(0, where.size(0), grain_rows(row_size),
+               [&](int64_t begin, int64_t end) { run(args, begin, end); });
+}
+
 // A partition of rows into blocks that depends on shapes only, never on the threads: sums
 // over rows are made block by block and joined in order, so that they have the same bits
 // everywhere.
@@ -46,12 +60,7 @@ struct RowBlocks {
 // partial_size: floats of one block's partial sums; all of them together stay near 64 MiB.
 RowBlocks row_blocks(int64_t rows, int64_t partial_size);
 
-// `count` partial sums, `stride` floats apart.
-struct PartialSums {
-  const float* data;
-  int64_t count, stride;
-};
-// sum (+)= the first `elements` floats of every partial sum, in order.
+// On a CPU: sum (+)= the first `elements` floats of every partial sum, in order.
 void add_partials(const PartialSums& partials, int64_t elements, float* sum, bool accumulate);
 
 }  // namespace vax::ops

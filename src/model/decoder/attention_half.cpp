@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "model/decoder/adapted_linear.h"
+#include "ops/attention_decode.h"
 #include "ops/device/transfer.h"
 #include "ops/rms_norm.h"
 #include "ops/rotary.h"

@@ -1,6 +1,7 @@
-// What the kernels (.cu) of this folder share: their launch, vectors of elements, sums over the
-// threads of a warp and of a block. Compiled by CUDA's compiler for GPUs, and with
-// VAX_EMULATED_KERNELS by the host's, for tests (tests/standin/kernels/emulation.h).
+// What the kernels (*.cu) share: vectors of elements, sums over the threads of a warp and of a
+// block, grids. What is CUDA's own, and how a kernel is launched, is in kernel_primitives.h, of
+// which there are two: device/cuda has the one for GPUs, tests/standin/kernels the one for the
+// host.
 //
 // Invariants that are easy to break:
 //  - every thread of a block calls block_sum() and its like, also those without work;
@@ -8,61 +9,18 @@
 //  - sums are made in an order that depends on sizes only.
 #pragma once
 
+#include <kernel_primitives.h>
+
 #include <cstdint>
-#include <cstring>
 #include <type_traits>
 
-#ifdef VAX_EMULATED_KERNELS
-#include <cmath>
-
-#include <emulation.h>
-#else
-#include <cuda_runtime.h>
-#endif
-
 #include "base/error.h"
-#include "ops/kernels/table.h"
-
-// VAX_SHARED(float, sums, [2][32]): static shared memory of a block, its contents undefined.
-#ifdef VAX_EMULATED_KERNELS
-#define VAX_SHARED(type, name, extents)  \
-  static thread_local type name extents; \
-  ::vax::emulation::fill_shared(&name, sizeof(name))
-#else
-#define VAX_SHARED(type, name, extents) __shared__ type name extents
-#endif
+#include "ops/kernels/kernel.h"
 
 namespace vax::ops::device {
 
-#ifdef VAX_EMULATED_KERNELS
-using namespace vax::emulation;  // CUDA's names, which CUDA has in the global namespace
-#endif
-
 constexpr unsigned kFullWarp = 0xffffffffu;
 constexpr int kWarpSize = 32;
-
-// Puts a kernel on the stream; a grid without blocks is nothing to do. Not by <<<>>>, which the
-// formatter takes apart. THROWS CommError when CUDA refuses.
-template <typename... Params, typename... Args>
-void launch(void (*kernel)(Params...), dim3 grid, dim3 block, void* stream, const Args&... args) {
-  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
-#ifdef VAX_EMULATED_KERNELS
-  static_cast<void>(stream);
-  check_arguments(args...);
-  run(grid, block, [=] { kernel(static_cast<Params>(args)...); });
-#else
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = block;
-  config.stream = static_cast<cudaStream_t>(stream);
-  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
-  if (error != cudaSuccess) {
-    throw CommError(cat("a kernel of ", grid.x, " x ", grid.y, " x ", grid.z, " blocks of ",
-                        block.x * block.y * block.z,
-                        " threads could not be launched: ", cudaGetErrorString(error)));
-  }
-#endif
-}
 
 constexpr int64_t blocks_for(int64_t count, int64_t per_block) {
   return (count + per_block - 1) / per_block;
@@ -114,19 +72,6 @@ __device__ __forceinline__ float to_float(Bf16 x) {
   return __builtin_bit_cast(float, static_cast<uint32_t>(x.bits) << 16);
 }
 
-// To the nearest, ties to even: the bits that LibTorch makes on the same device.
-__device__ __forceinline__ Bf16 to_bf16(float x) {
-#ifdef VAX_EMULATED_KERNELS
-  if (x != x) return {0x7fc0};
-  const auto bits = __builtin_bit_cast(uint32_t, x);
-  return {static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
-#else
-  uint16_t bits;
-  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
-  return {bits};
-#endif
-}
-
 template <typename T>
 __device__ __forceinline__ T from_float(float x) {
   if constexpr (sizeof(T) == sizeof(float)) {
@@ -148,45 +93,8 @@ __device__ __forceinline__ uint32_t pack(const float (&from)[1]) {
   return __builtin_bit_cast(uint32_t, from[0]);
 }
 __device__ __forceinline__ uint32_t pack(const float (&from)[2]) {
-#ifdef VAX_EMULATED_KERNELS
-  return to_bf16(from[0]).bits | static_cast<uint32_t>(to_bf16(from[1]).bits) << 16;
-#else
-  uint32_t word;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(from[1]), "f"(from[0]));
-  return word;
-#endif
+  return to_bf16_pair(from[0], from[1]);
 }
-
-// 2 or 4 words that are read and written at once. A plain store of a CUDA vector became four (CUDA
-// 13.0); __stwb() is one, to global memory: a GPU faults where the address is of shared memory.
-#ifdef VAX_EMULATED_KERNELS
-template <int N>
-void load_words(const void* from, uint32_t (&to)[N]) {
-  check_aligned(from, sizeof(to));
-  std::memcpy(to, from, sizeof(to));
-}
-template <int N>
-void store_words(void* to, const uint32_t (&from)[N]) {
-  check_global(to);
-  check_aligned(to, sizeof(from));
-  std::memcpy(to, from, sizeof(from));
-}
-#else
-__device__ __forceinline__ void load_words(const void* from, uint32_t (&to)[2]) {
-  const uint2 v = *static_cast<const uint2*>(from);
-  to[0] = v.x, to[1] = v.y;
-}
-__device__ __forceinline__ void load_words(const void* from, uint32_t (&to)[4]) {
-  const uint4 v = *static_cast<const uint4*>(from);
-  to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
-}
-__device__ __forceinline__ void store_words(void* to, const uint32_t (&from)[2]) {
-  __stwb(static_cast<uint2*>(to), make_uint2(from[0], from[1]));
-}
-__device__ __forceinline__ void store_words(void* to, const uint32_t (&from)[4]) {
-  __stwb(static_cast<uint4*>(to), make_uint4(from[0], from[1], from[2], from[3]));
-}
-#endif
 
 // W elements to and from fp32, 16 bytes at a time (8 if there are no more). W is 1, 4 or 8.
 // REQUIRES rows_aligned(); for store() that `to` is global memory.
@@ -258,17 +166,13 @@ __device__ __forceinline__ void store_vector(T* row, int64_t col, int64_t cols,
 // library; bf16: the processor's own (relative error about 2e-6 where |x| < 20).
 template <typename T>
 __device__ __forceinline__ float exp_for(float x) {
-#ifndef VAX_EMULATED_KERNELS
-  if constexpr (sizeof(T) != sizeof(float)) return __expf(x);
-#endif
-  return expf(x);
+  if constexpr (sizeof(T) == sizeof(float)) return expf(x);
+  return fast_exp(x);
 }
 template <typename T>
 __device__ __forceinline__ float inverse_for(float x) {
-#ifndef VAX_EMULATED_KERNELS
-  if constexpr (sizeof(T) != sizeof(float)) return __fdividef(1.0f, x);
-#endif
-  return 1.0f / x;
+  if constexpr (sizeof(T) == sizeof(float)) return 1.0f / x;
+  return fast_inverse(x);
 }
 
 // Over the warp, by halves (lane i with i ^ 16, then ^ 8, ...): every lane gets the same bits.
@@ -391,6 +295,14 @@ void with_layout(Elem elem, bool aligned, const Use& use) {
     } else {
       use(element, std::false_type());
     }
+  });
+}
+
+// Calls use(T1{}, T2{}, std::bool_constant).
+template <typename Use>
+void with_types(Elem first, Elem second, bool is_aligned, const Use& use) {
+  with_elem(first, [&](auto a) {
+    with_layout(second, is_aligned, [&](auto b, auto aligned) { use(a, b, aligned); });
   });
 }
 

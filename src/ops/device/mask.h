@@ -6,7 +6,7 @@
 
 #include "base/philox.h"
 #include "ops/device/launch.h"
-#include "ops/device/product_kernels.h"
+#include "ops/dropout.h"
 
 namespace vax::ops::device {
 
@@ -20,14 +20,14 @@ struct MaskRow {
   uint32_t row, position;
 };
 
-__device__ __forceinline__ MaskKey mask_key(const MaskSource& mask) {
+__device__ __forceinline__ MaskKey mask_key(const MaskArgs& mask) {
   if (mask.threshold == 0) return {};
   const bool on_device = mask.device_key != nullptr;
   return {on_device ? mask.device_key[0] : mask.key[0],
           on_device ? mask.device_key[1] : mask.key[1], mask.site, mask.threshold};
 }
 
-__device__ __forceinline__ MaskRow mask_row(const MaskSource& mask, int64_t token) {
+__device__ __forceinline__ MaskRow mask_row(const MaskArgs& mask, int64_t token) {
   if (mask.threshold == 0) return {};
   return {static_cast<uint32_t>(mask.rows[token]), static_cast<uint32_t>(mask.positions[token])};
 }

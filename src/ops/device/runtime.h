@@ -1,6 +1,9 @@
 // The device that this process computes on, as far as a program has one: chosen once at the start,
-// by runtime.device. Everything runs on one compute stream, LibTorch's current one, which is not
-// the legacy default stream (that one can neither be captured nor overlap).
+// by runtime.device. Three libraries implement these functions and the device's kernels, and
+// linking chooses one: none (takes() is false, the rest is out of reach), CUDA, and for tests a
+// stand-in that runs the same kernels on the host. Everything runs on one compute stream,
+// LibTorch's current one, which is not the legacy default stream (that one can neither be captured
+// nor overlap).
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -11,7 +14,12 @@
 #include <memory>
 #include <string>
 
+#include "ops/device/stream.h"
+
 namespace vax::ops::device {
+
+// Is this tensor one of a device that the program has operators for?
+bool takes(const at::Tensor& tensor);
 
 // Devices that this program could use: 0 without CUDA, a driver or a GPU.
 int count();
@@ -25,8 +33,6 @@ void select(int index);
 
 // After select(): where tensors of the computation lie. Before it: the CPU.
 c10::Device current();
-// cudaStream_t; null before select().
-void* compute_stream();
 std::string name(int index);
 
 // Whether select() was called.

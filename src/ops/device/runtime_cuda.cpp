@@ -13,7 +13,6 @@
 
 #include "base/error.h"
 #include "base/narrow.h"
-#include "ops/device/ops.h"
 #include "ops/device/runtime.h"
 
 namespace vax::ops::device {

@@ -1,6 +1,12 @@
 // A vector of floats of the target's width, on the compiler's vector extension: arithmetic
 // operators come with it, here are loads and stores (fp32, bf16; full and partial), reductions and
 // exp. bf16 stores round to nearest even, as c10::BFloat16 does.
+#pragma once
+
+#include <stdint.h>
+
+#include "ops/kernels/kernel.h"
+
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
@@ -172,6 +178,22 @@ inline float sum_over(int64_t n, Add add) {
   return sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
 
+// v in the lanes that exist, other in the rest.
+inline VecF existing_or(VecF v, VecF, Full) { return v; }
+inline VecF existing_or(VecF v, VecF other, Part part) {
+  return kIota < splat_i(static_cast<int32_t>(part.count)) ? v : other;
+}
+
+// Largest of n >= 1 elements. A NaN may be lost; the exponentials that follow bring it back.
+template <typename T>
+inline float max_of(const T* from, int64_t n) {
+  VecF largest = splat(load(from, Part{1})[0]);
+  for_vectors(0, n, [&](int64_t i, auto part) {
+    largest = max(existing_or(load(from + i, part), largest, part), largest);
+  });
+  return max_lanes(largest);
+}
+
 // exp, error below 2 ulp where the result is normal; 0 below -104, infinity above 88.73, NaN stays.
 // Cody-Waite reduction by ln 2 in two parts, the minimax polynomial of Cephes' expf, and a scaling
 // by 2^n in two factors so that both ends of the range are exact.
@@ -227,6 +249,12 @@ template <typename T>
 inline T* row_of(Rows rows, int64_t row) {
   return static_cast<T*>(rows.data) + row * rows.stride;
 }
+
+// The type of a row's elements by that of the pointer to them.
+template <typename T>
+T elem_of(const T*);
+template <typename Pointer>
+using RowElem = decltype(elem_of(Pointer()));
 
 // Calls body(pointer to float or Bf16) with a row of either type.
 template <typename AnyRows, typename Body>

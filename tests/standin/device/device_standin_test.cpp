@@ -9,7 +9,6 @@
 
 #include "memory.h"
 #include "ops/device/launch.h"
-#include "ops/device/ops.h"
 #include "ops/device/runtime.h"
 #include "ops/device/transfer.h"
 #include "stream.h"
@@ -80,7 +79,7 @@ TEST_F(StandInDevice, RefusesOperandsOnTwoDevices) {
 TEST_F(StandInDevice, KernelsTakeDeviceMemoryOnly) {
   const at::Tensor x = device_tensor({1, 2, 3}), y = at::empty_like(x);
   const auto launch_with = [](const float* from, float* to) {
-    launch(double_all, dim3(1), dim3(32), nullptr, Doubled{.count = 3, .from = from, .to = to});
+    launch(double_all, dim3(1), dim3(32), Doubled{.count = 3, .from = from, .to = to});
   };
   launch_with(x.const_data_ptr<float>(), y.mutable_data_ptr<float>());
   EXPECT_TRUE(is_equal(y, {2, 4, 6}));
@@ -106,7 +105,7 @@ TEST_F(StandInDevice, GraphsRecordAndReplay) {
   at::Tensor kept;
   const auto graph = capture([&] {
     const at::Tensor doubled = at::empty_like(x);
-    launch(double_all, dim3(1), dim3(32), nullptr,
+    launch(double_all, dim3(1), dim3(32),
            Doubled{.count = 3,
                    .from = x.const_data_ptr<float>(),
                    .to = doubled.mutable_data_ptr<float>()});

@@ -12,7 +12,6 @@
 
 #include "base/error.h"
 #include "memory.h"
-#include "ops/device/ops.h"
 #include "stream.h"
 #include "torch_device.h"
 

@@ -9,7 +9,7 @@
 // work; warp functions take the full mask; blocks are multiples of 32 threads. Shared memory is
 // filled with NaN at the start of each block.
 //
-// Included by launch.h in place of CUDA's own declarations; nothing else includes it, but its test.
+// Included by kernel_primitives.h, which kernels include in place of CUDA's; nothing else does.
 #pragma once
 
 #include <cstdint>

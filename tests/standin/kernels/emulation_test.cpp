@@ -30,9 +30,9 @@ __global__ void count_places(int* counts) {
 
 TEST_P(EmulationTest, RunsEveryThreadOfEveryBlockOnce) {
   std::vector<int> counts(3 * 2 * 2 * 64 * 2, 0);
-  launch(count_places, dim3(3, 2, 2), dim3(32, 2, 2), nullptr, counts.data());
+  launch(count_places, dim3(3, 2, 2), dim3(32, 2, 2), counts.data());
   EXPECT_EQ(counts, std::vector<int>(counts.size(), 1));
-  launch(count_places, dim3(0, 2, 2), dim3(32, 2, 2), nullptr, counts.data());
+  launch(count_places, dim3(0, 2, 2), dim3(32, 2, 2), counts.data());
   EXPECT_EQ(counts, std::vector<int>(counts.size(), 1)) << "no blocks: nothing to do";
 }
 
@@ -54,7 +54,7 @@ std::vector<float> iota(size_t count) {
 
 TEST_P(EmulationTest, ABarrierOrdersSharedMemory) {
   std::vector<float> values = iota(3 * 96);
-  launch(reverse<true>, dim3(3), dim3(96), nullptr, values.data());
+  launch(reverse<true>, dim3(3), dim3(96), values.data());
   for (size_t i = 0; i < values.size(); ++i) {
     EXPECT_EQ(values[i], static_cast<float>(i / 96 * 96 + 95 - i % 96));
   }
@@ -62,7 +62,7 @@ TEST_P(EmulationTest, ABarrierOrdersSharedMemory) {
 
 TEST_P(EmulationTest, AMissingBarrierShowsInEveryBlock) {
   std::vector<float> values = iota(3 * 96);
-  launch(reverse<false>, dim3(3), dim3(96), nullptr, values.data());
+  launch(reverse<false>, dim3(3), dim3(96), values.data());
   for (size_t block = 0; block < 3; ++block) {
     int num_unset = 0;
     for (size_t i = 0; i < 96; ++i) num_unset += std::isnan(values[block * 96 + i]) ? 1 : 0;
@@ -85,7 +85,7 @@ __global__ void turn(float* values, int rounds) {
 
 bool turns_right(void (*kernel)(float*, int)) {
   std::vector<float> values = iota(64);
-  launch(kernel, dim3(1), dim3(64), nullptr, values.data(), 5);
+  launch(kernel, dim3(1), dim3(64), values.data(), 5);
   for (size_t i = 0; i < 64; ++i) {
     if (values[i] != static_cast<float>((i + 5) % 64)) return false;
   }
@@ -111,7 +111,7 @@ __global__ void warp_functions(int* out) {
 
 TEST_P(EmulationTest, WarpsExchangeValues) {
   std::vector<int> out(64 * 6);
-  launch(warp_functions, dim3(1), dim3(64), nullptr, out.data());
+  launch(warp_functions, dim3(1), dim3(64), out.data());
   unsigned thirds = 0;
   for (unsigned i = 0; i < 32; i += 3) thirds |= 1u << i;
   for (int t = 0; t < 64; ++t) {
@@ -142,7 +142,7 @@ __global__ void sums_of_blocks(float* out) {
 TEST_P(EmulationTest, BlocksMakeSumsAndMaxima) {
   for (const unsigned threads : {32u, 96u, 1024u}) {
     std::vector<float> out(threads * 5);
-    launch(sums_of_blocks, dim3(1), dim3(threads), nullptr, out.data());
+    launch(sums_of_blocks, dim3(1), dim3(threads), out.data());
     for (unsigned t = 0; t < threads; ++t) {
       EXPECT_EQ(out[t * 5], static_cast<float>(threads * (threads - 1) / 2));
       EXPECT_EQ(out[t * 5 + 1], static_cast<float>(threads));
@@ -161,8 +161,8 @@ __global__ void part_of_a_warp_exchanges() {
 }
 
 TEST_P(EmulationTest, WaitingForeverIsAnError) {
-  EXPECT_THROW(launch(only_some_wait, dim3(2), dim3(64), nullptr), std::logic_error);
-  EXPECT_THROW(launch(part_of_a_warp_exchanges, dim3(2), dim3(64), nullptr), std::logic_error);
+  EXPECT_THROW(launch(only_some_wait, dim3(2), dim3(64)), std::logic_error);
+  EXPECT_THROW(launch(part_of_a_warp_exchanges, dim3(2), dim3(64)), std::logic_error);
   EXPECT_TRUE(turns_right(turn<true>)) << "and harms no later launch";
 }
 
@@ -176,9 +176,9 @@ __global__ void read_vector(const float* from, float* to) {
 TEST_P(EmulationTest, VectorsBeginAtTheirMultiples) {
   alignas(16) float from[5] = {1, 2, 3, 4, 5};
   alignas(16) float to[4] = {};
-  launch(read_vector, dim3(1), dim3(32), nullptr, &from[0], &to[0]);
+  launch(read_vector, dim3(1), dim3(32), &from[0], &to[0]);
   EXPECT_EQ(to[3], 4);
-  EXPECT_THROW(launch(read_vector, dim3(1), dim3(32), nullptr, &from[1], &to[0]), std::logic_error);
+  EXPECT_THROW(launch(read_vector, dim3(1), dim3(32), &from[1], &to[0]), std::logic_error);
 }
 
 // The store of four words, into shared memory first if so asked.
@@ -195,10 +195,10 @@ __global__ void copy_words(const float* from, float* to) {
 TEST_P(EmulationTest, StoresOfVectorsAreForGlobalMemory) {
   alignas(16) float from[4] = {1, 2, 3, 4};
   alignas(16) float to[4] = {};
-  launch(copy_words<false>, dim3(2), dim3(32), nullptr, &from[0], &to[0]);
+  launch(copy_words<false>, dim3(2), dim3(32), &from[0], &to[0]);
   EXPECT_EQ(to[3], 4);
   try {
-    launch(copy_words<true>, dim3(2), dim3(32), nullptr, &from[0], &to[0]);
+    launch(copy_words<true>, dim3(2), dim3(32), &from[0], &to[0]);
     FAIL() << "shared memory was written";
   } catch (const std::logic_error& e) {
     EXPECT_NE(std::string(e.what()).find("is shared memory"), std::string::npos) << e.what();
@@ -207,9 +207,9 @@ TEST_P(EmulationTest, StoresOfVectorsAreForGlobalMemory) {
 
 TEST(EmulationLimitsTest, SizesThatNoGpuTakesAreRefused) {
   int count = 0;
-  EXPECT_THROW(launch(count_places, dim3(1, 65536), dim3(32), nullptr, &count), std::logic_error);
-  EXPECT_THROW(launch(count_places, dim3(1), dim3(2048), nullptr, &count), std::logic_error);
-  EXPECT_THROW(launch(count_places, dim3(1), dim3(33), nullptr, &count), std::logic_error);
+  EXPECT_THROW(launch(count_places, dim3(1, 65536), dim3(32), &count), std::logic_error);
+  EXPECT_THROW(launch(count_places, dim3(1), dim3(2048), &count), std::logic_error);
+  EXPECT_THROW(launch(count_places, dim3(1), dim3(33), &count), std::logic_error);
   EXPECT_EQ(count, 0);
 }
 

@@ -33,7 +33,7 @@ const std::map<std::string, std::set<std::string>> kAllowed = {
 const std::vector<std::pair<std::regex, std::regex>> kConfined = {
     {std::regex("^mpi\\.h$"), std::regex("^dist/(comm|watch)/.*")},
     {std::regex("^(nccl|cuda).*"),
-     std::regex("^dist/device/(nccl|cuda)_.*|^ops/device/(launch\\.h|.*_cuda\\.cpp)|.*\\.cu$")},
+     std::regex("^dist/device/(nccl|cuda)_.*|^ops/device/(cuda/.*|.*_cuda\\.cpp)|.*\\.cu$")},
     {std::regex("^hdf5.*|^H5.*"), std::regex("^io/hdf5_.*")},
     {std::regex("^boost/.*"), std::regex("^app/setting_sources\\.cpp$")},
     {std::regex("^openssl/.*"), std::regex("^base/sha256\\.cpp$")},

@@ -3,7 +3,7 @@
 #include <stdexcept>
 #include <vector>
 
-#include "ops/attention.h"
+#include "ops/attention_decode.h"
 #include "ops_test.h"
 
 namespace vax::ops::test {

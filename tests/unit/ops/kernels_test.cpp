@@ -1,4 +1,4 @@
-// Properties of the kernels themselves, on every table that this processor supports.
+// Properties of the vector loops themselves, on every instruction set that this processor has.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -8,44 +8,48 @@
 #include <vector>
 
 #include "base/error.h"
-#include "ops/kernels/table.h"
+#include "ops/attention.h"
+#include "ops/dropout.h"
+#include "ops/kernels/cpu_target.h"
+#include "ops/rows.h"
+#include "ops/thin_product.h"
 #include "ops_test.h"
 
 namespace vax::ops::test {
 namespace {
 
 TEST(KernelsTest, AreChosenByName) {
-  ASSERT_NE(find_kernels("generic"), nullptr) << "supported everywhere";
-  EXPECT_EQ(find_kernels("sse9"), nullptr);
-  EXPECT_STREQ(choose_kernels("generic").name, "generic");
-  EXPECT_THROW(choose_kernels("sse9"), ConfigError);
-  EXPECT_STREQ(choose_kernels("").name, supported_tables().back()->name) << "the widest";
+  ASSERT_EQ(find_cpu_target("generic"), CpuTarget::kGeneric) << "supported everywhere";
+  EXPECT_EQ(find_cpu_target("sse9"), std::nullopt);
+  EXPECT_STREQ(name_of(choose_cpu_target("generic")), "generic");
+  EXPECT_THROW(choose_cpu_target("sse9"), ConfigError);
+  EXPECT_EQ(choose_cpu_target(""), supported_targets().back()) << "the widest";
 }
 
 // exp through the softmax: with 0 as the largest score, a row becomes exp(row).
 TEST(KernelsTest, ExpIsAccurateOverItsRange) {
   constexpr int64_t kCount = 100000;
-  for (const KernelTable* table : supported_tables()) {
+  for (const CpuTarget target : supported_targets()) {
     std::vector<float> x(kCount), y;
     for (int64_t i = 0; i < kCount; ++i) {
       x[static_cast<size_t>(i)] = -110.0f * static_cast<float>(i) / kCount;
     }
     y = x;
     float inv_sum = 0, lse = 0;
-    table->causal_softmax({.rows = 1,
-                           .cols = kCount,
-                           .scores = y.data(),
-                           .stride = kCount,
-                           .first_length = kCount,
-                           .scale = 1,
-                           .lse_stride = 1},
-                          &inv_sum, &lse);
+    attention_kernels.on(target).causal_softmax({.rows = 1,
+                                                 .cols = kCount,
+                                                 .scores = y.data(),
+                                                 .stride = kCount,
+                                                 .first_length = kCount,
+                                                 .scale = 1,
+                                                 .lse_stride = 1},
+                                                &inv_sum, &lse);
     for (size_t i = 0; i < y.size(); ++i) {
       const double exact = std::exp(static_cast<double>(x[i]));
       // 2 ulp of the result; below the smallest normal number an ulp is the smallest denormal.
       const double ulp =
           std::max(exact * 0x1p-23, double{std::numeric_limits<float>::denorm_min()});
-      ASSERT_NEAR(static_cast<double>(y[i]), exact, 2 * ulp) << table->name << " x " << x[i];
+      ASSERT_NEAR(static_cast<double>(y[i]), exact, 2 * ulp) << name_of(target) << " x " << x[i];
     }
   }
 }
@@ -59,24 +63,24 @@ TEST(KernelsTest, Bf16RoundsAsLibTorchDoes) {
     x.push_back(std::bit_cast<float>(tie));
   }
   const auto count = static_cast<int64_t>(x.size());
-  for (const KernelTable* table : supported_tables()) {
+  for (const CpuTarget target : supported_targets()) {
     std::vector<c10::BFloat16> y(x.size());
     std::vector<float> back(x.size());
-    table->convert({.cols = count,
-                    .src = {x.data(), Elem::kFloat, count},
-                    .dst = {y.data(), Elem::kBfloat16, count}},
-                   1);
-    table->convert({.cols = count,
-                    .src = {y.data(), Elem::kBfloat16, count},
-                    .dst = {back.data(), Elem::kFloat, count}},
-                   1);
+    rows_kernels.on(target).convert({.cols = count,
+                                     .src = {x.data(), Elem::kFloat, count},
+                                     .dst = {y.data(), Elem::kBfloat16, count}},
+                                    1);
+    rows_kernels.on(target).convert({.cols = count,
+                                     .src = {y.data(), Elem::kBfloat16, count},
+                                     .dst = {back.data(), Elem::kFloat, count}},
+                                    1);
     for (size_t i = 0; i < x.size(); ++i) {
       const c10::BFloat16 expected(x[i]);
       if (std::isnan(x[i])) {
-        ASSERT_TRUE(std::isnan(static_cast<float>(y[i])) && std::isnan(back[i])) << table->name;
+        ASSERT_TRUE(std::isnan(static_cast<float>(y[i])) && std::isnan(back[i])) << name_of(target);
       } else {
-        ASSERT_EQ(y[i].x, expected.x) << table->name << " " << x[i];
-        ASSERT_EQ(back[i], static_cast<float>(expected)) << table->name;
+        ASSERT_EQ(y[i].x, expected.x) << name_of(target) << " " << x[i];
+        ASSERT_EQ(back[i], static_cast<float>(expected)) << name_of(target);
       }
     }
   }
@@ -92,21 +96,22 @@ TEST(KernelsTest, MasksHaveTheSameBitsOnEveryProcessor) {
                       .positions = positions.data(),
                       .num_groups = 77};
   std::vector<std::vector<uint8_t>> masks;
-  for (const KernelTable* table : supported_tables()) {
+  for (const CpuTarget target : supported_targets()) {
     std::vector<uint8_t> padded(static_cast<size_t>(4 * mask_row_bytes(77)));
-    table->draw_mask(args, 0, 4, padded.data());
+    dropout_kernels.on(target).draw_mask(args, 0, 4, padded.data());
     auto& mask = masks.emplace_back();
     for (int64_t row = 0; row < 4; ++row) {
       const auto begin = padded.begin() + row * mask_row_bytes(77);
       mask.insert(mask.end(), begin, begin + 77);
     }
-    EXPECT_EQ(mask, masks.front()) << table->name;
+    EXPECT_EQ(mask, masks.front()) << name_of(target);
   }
 }
 
-// The same product in every table: an independent check of tiles and remainders of each width.
+// The same product on every instruction set: an independent check of tiles and remainders of each
+// width.
 TEST(KernelsTest, ThinProductsMatchMatrixProducts) {
-  for (const KernelTable* table : supported_tables()) {
+  for (const CpuTarget target : supported_targets()) {
     for (const int64_t rows : {1, 3, 6}) {
       for (const int64_t cols : {1, 15, 33, 64, 77}) {
         for (const int64_t rank : {1, 4, 7}) {
@@ -120,11 +125,13 @@ TEST(KernelsTest, ThinProductsMatchMatrixProducts) {
                               .u_stride = rank,
                               .a = a.const_data_ptr<float>(),
                               .a_stride = cols};
-          table->thin_xat(args, x.const_data_ptr<float>(), cols);
+          thin_product_kernels.on(target).xat(args, x.const_data_ptr<float>(), cols);
           VAX_EXPECT_CLOSE(u, at::mm(x, a.t()), kFloatTolerance);
-          table->thin_ua(args, {y.mutable_data_ptr(), Elem::kFloat, cols}, nullptr, 0);
+          thin_product_kernels.on(target).ua(args, {y.mutable_data_ptr(), Elem::kFloat, cols},
+                                             nullptr, 0);
           VAX_EXPECT_CLOSE(y, at::mm(u, a) + 1, kFloatTolerance);
-          table->thin_utx(args, x.const_data_ptr<float>(), cols, grad.mutable_data_ptr<float>());
+          thin_product_kernels.on(target).utx(args, x.const_data_ptr<float>(), cols,
+                                              grad.mutable_data_ptr<float>());
           VAX_EXPECT_CLOSE(grad, at::mm(u.t(), x) + 1, kFloatTolerance);
         }
       }

@@ -19,7 +19,7 @@
 #include <vector>
 
 #include "ops/device/runtime.h"
-#include "ops/kernels/table.h"
+#include "ops/kernels/cpu_target.h"
 
 namespace vax::ops::test {
 
@@ -129,13 +129,13 @@ inline void expect_same_on_any_threads(const std::function<at::Tensor()>& comput
   EXPECT_TRUE(same_bits(one, three)) << relative_error(three, one);
 }
 
-// The widest one last.
-inline std::vector<const KernelTable*> supported_tables() {
-  std::vector<const KernelTable*> tables;
+// Instruction sets that this processor has, the widest last.
+inline std::vector<CpuTarget> supported_targets() {
+  std::vector<CpuTarget> targets;
   for (const char* name : {"generic", "avx2", "avx512", "avx512bf16"}) {
-    if (const KernelTable* table = find_kernels(name)) tables.push_back(table);
+    if (const auto target = find_cpu_target(name)) targets.push_back(*target);
   }
-  return tables;
+  return targets;
 }
 
 // A [rows, cols] column block of a wider matrix, with the values of `values`.
