@@ -4,7 +4,6 @@
 #include <numeric>
 
 #include "base/error.h"
-#include "io/json_file.h"
 
 namespace vax::io {
 namespace {

@@ -4,72 +4,59 @@
 #include <algorithm>
 #include <limits>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <tuple>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "base/sha256.h"
 #include "io/checkpoint_manifest.h"
-#include "io/json_file.h"
 
 namespace vax::io {
 namespace {
-
-using nlohmann::json;
 
 constexpr int64_t kMaxInteger = std::numeric_limits<int64_t>::max();
 constexpr size_t kMaxNameBytes = 255;  // of file systems; more than any tensor's name needs
 constexpr size_t kMaxDims = 8;
 
-// An object of the manifest and where it stands ("manifest.json: units[3].members[0]").
+// An object of the manifest ("manifest.json: units[3].members[0]").
 class Object {
  public:
-  Object(const json& value, std::string where) : value_(value), where_(std::move(where)) {
-    if (!value_.is_object()) fail("an object", shown(value_));
+  explicit Object(const Json& value) : value_(value) {
+    if (!value_.is_object()) value_.fail("an object");
   }
 
-  const json& required(const char* key) const {
-    const auto found = value_.find(key);
-    if (found == value_.end()) throw DataError(cat(where_, ": ", key, ": missing"));
-    return *found;
+  Json required(const char* key) const {
+    Json member = value_[key];
+    if (!member.exists()) throw DataError(cat(member.where(), ": missing"));
+    return member;
   }
 
   std::string text(const char* key) const {
-    const json& value = required(key);
-    if (!value.is_string()) fail_member(key, "a text", shown(value));
-    return value.get<std::string>();
+    const Json member = required(key);
+    if (!member.is_text()) member.fail("a text");
+    return member.text();
   }
 
   int64_t integer(const char* key, int64_t low, int64_t high) const {
-    return checked(required(key), key, low, high);
+    return required(key).integer_in(low, high);
   }
 
-  uint64_t natural(const char* key) const {
-    const json& value = required(key);
-    if (!value.is_number_unsigned()) fail_member(key, "an integer of 64 bits", shown(value));
-    return value.get<uint64_t>();
-  }
+  uint64_t natural(const char* key) const { return required(key).natural(); }
 
-  const json& list(const char* key) const {
-    const json& value = required(key);
-    if (!value.is_array()) fail_member(key, "a list", shown(value));
-    return value;
-  }
-
-  std::vector<int64_t> integers(const char* key, int64_t low, int64_t high) const {
-    std::vector<int64_t> values;
-    for (const json& value : list(key)) values.push_back(checked(value, key, low, high));
-    return values;
+  std::vector<Json> list(const char* key) const {
+    const Json member = required(key);
+    if (!member.is_array()) member.fail("a list");
+    return member.items();
   }
 
   // One T per item of the list.
   template <typename T, typename Parse>
   std::vector<T> objects(const char* key, Parse&& parse) const {
     std::vector<T> items;
-    for (const json& value : list(key))
-      items.push_back(
-          parse(Object(value, cat(where_, member_separator(), key, "[", items.size(), "]"))));
+    for (const Json& item : list(key))
+      items.push_back(parse(Object(
+          item.named(cat(value_.where(), member_separator(), key, "[", items.size(), "]")))));
     return items;
   }
 
@@ -87,33 +74,20 @@ class Object {
     });
     if (value.empty() || value.size() > kMaxNameBytes || value == "." || value == ".." ||
         !printable)
-      fail_member(key, "a plain name of 1 to 255 bytes", shown(required(key)));
+      value_[key].fail("a plain name of 1 to 255 bytes");
     return value;
-  }
-
-  int64_t checked(const json& value, const char* key, int64_t low, int64_t high) const {
-    const bool fits = value.is_number_unsigned()
-                          ? value.get<uint64_t>() <= static_cast<uint64_t>(kMaxInteger)
-                          : value.is_number_integer();
-    if (!fits || value.get<int64_t>() < low || value.get<int64_t>() > high)
-      fail_member(key, cat("an integer from ", low, " to ", high), shown(value));
-    return value.get<int64_t>();
   }
 
   [[noreturn]] void fail_member(const char* key, const std::string& expected,
                                 const std::string& found) const {
-    throw DataError(cat(where_, ": ", key, ": expected ", expected, ", found ", found));
-  }
-  [[noreturn]] void fail(const std::string& expected, const std::string& found) const {
-    throw DataError(cat(where_, ": expected ", expected, ", found ", found));
+    throw DataError(cat(value_[key].where(), ": expected ", expected, ", found ", found));
   }
 
  private:
   // After the file's name a colon, after a part of it a point.
-  const char* member_separator() const { return where_.ends_with("]") ? "." : ": "; }
+  const char* member_separator() const { return value_.where().ends_with("]") ? "." : ": "; }
 
-  const json& value_;
-  std::string where_;
+  Json value_;
 };
 
 DataFileRecord parse_data(const Object& object) {
@@ -194,16 +168,15 @@ class Parser {
     if (!members_.insert(member.name).second)
       object.fail_member("name", "names that differ", cat(member.name, " twice"));
     member.offset = object.integer("offset", end, unit.count);
-    member.shape = object.integers("shape", 1, kMaxInteger);
+    for (const Json& extent : object.list("shape"))
+      member.shape.push_back(extent.integer_in(1, kMaxInteger));
     if (member.shape.empty() || member.shape.size() > kMaxDims)
       object.fail_member("shape", cat("1 to ", kMaxDims, " dimensions"), cat(member.shape.size()));
     int64_t count = 1;
     for (const int64_t extent : member.shape) {
       if (extent > (unit.count - member.offset) / count)
-        object.fail_member(
-            "shape",
-            cat("at most ", unit.count - member.offset, " elements, as are left of ", unit.name),
-            shown(object.required("shape")));
+        object.required("shape").fail(
+            cat("at most ", unit.count - member.offset, " elements, as are left of ", unit.name));
       count *= extent;
     }
     end = member.offset + count;
@@ -226,7 +199,8 @@ class Parser {
   }
 
   void slices(const Object& object, const CheckpointUnit& unit, CheckpointArray& array) {
-    const json& list = object.list("slices");
+    const std::vector<Json> list = object.list("slices");
+    const std::string where = object.required("slices").where();
     const int64_t num_slices =
         unit.count == 0 ? 0 : unit.count / unit.slice_count + (unit.count % unit.slice_count != 0);
     if (list.size() != static_cast<uint64_t>(num_slices))
@@ -236,11 +210,11 @@ class Parser {
     const auto num_files = static_cast<int64_t>(manifest_.files.size());
     std::set<int64_t> files;
     int64_t left = unit.count;
-    for (const json& item : list) {
-      if (!item.is_array() || item.size() != 2)
-        object.fail_member("slices", "[file, offset in bytes]", shown(item));
+    for (const Json& item : list) {
+      if (!item.is_array() || item.size() != 2) item.fail("[file, offset in bytes]");
+      const std::vector<Json> pair = item.items();
       CheckpointSlice slice;
-      slice.file = object.checked(item[0], "slices: file", 0, num_files - 1);
+      slice.file = pair[0].named(where + ": file").integer_in(0, num_files - 1);
       if (!files.insert(slice.file).second)
         object.fail_member("slices", "files that differ", cat(slice.file, " twice"));
       const int64_t count = std::min(left, unit.slice_count);
@@ -250,7 +224,8 @@ class Parser {
       if (count > file_bytes / size)
         object.fail_member("slices", cat("a file of at least ", count, " * ", size, " bytes"),
                            cat(file_bytes));
-      slice.offset_bytes = object.checked(item[1], "slices: offset", 0, file_bytes - count * size);
+      slice.offset_bytes =
+          pair[1].named(where + ": offset").integer_in(0, file_bytes - count * size);
       ranges_.emplace_back(slice.file, slice.offset_bytes, slice.offset_bytes + count * size);
       array.slices.push_back(slice);
     }
@@ -266,15 +241,14 @@ class Parser {
 }  // namespace
 
 CheckpointManifest parse_manifest(std::string_view text, const std::string& where) {
-  const json value = parse_json(text, where);
-  const Object root(value, where);
+  const Object root(Json::parse(text, where));
   const int64_t schema = root.integer("schema_version", 0, kMaxInteger);
   if (schema != CheckpointManifest::kSchemaVersion)
     root.fail_member("schema_version", cat(CheckpointManifest::kSchemaVersion), cat(schema));
   CheckpointManifest manifest;
   manifest.program_version = root.text("program_version");
   manifest.world_size = root.integer("world_size", 1, std::numeric_limits<int32_t>::max());
-  manifest.position = parse_position(Object(root.required("position"), where + ": position"));
+  manifest.position = parse_position(Object(root.required("position")));
   manifest.config = root.text("config");
   manifest.data = root.objects<DataFileRecord>("data", parse_data);
   Parser parser(manifest);

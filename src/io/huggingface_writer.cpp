@@ -6,7 +6,7 @@
 
 #include "base/atomic_file.h"
 #include "base/error.h"
-#include "io/json_file.h"
+#include "base/json.h"
 #include "io/posix_file.h"
 
 namespace vax::io {
@@ -107,8 +107,8 @@ void write_contents(const DirectoryWriter& out, const HuggingFaceContents& conte
 
 void write_huggingface_directory(const fs::path& path, const HuggingFaceContents& contents) {
   const std::string where = (path / "config.json").string();
-  if (!parse_json(contents.config_json, where).is_object())
-    throw DataError(cat(where, ": expected a JSON object"));
+  const Json config = Json::parse(contents.config_json, where);
+  if (!config.is_object()) config.fail("a JSON object");
   VAX_CHECK(contents.max_shard_bytes > 0, "max_shard_bytes ", contents.max_shard_bytes);
   const Shards shards = split_into_shards(contents.tensors, contents.max_shard_bytes);
   publish_directory(path, [&](const fs::path& temporary) {

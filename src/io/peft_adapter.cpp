@@ -9,7 +9,7 @@
 
 #include "base/atomic_file.h"
 #include "base/error.h"
-#include "io/json_file.h"
+#include "base/json.h"
 #include "io/posix_file.h"
 #include "io/safetensors_writer.h"
 
@@ -42,46 +42,36 @@ constexpr std::array<std::string_view, 19> kHarmlessKeys = {
 // lora_ga) subtract something from the base when the adapter is loaded.
 constexpr std::array<std::string_view, 3> kHarmlessInits = {"gaussian", "eva", "orthogonal"};
 
-bool is_off(const json& value) {
-  return value.is_null() || value == false || value == "" ||
-         (value.is_structured() && value.empty());
-}
-
-[[noreturn]] void fail(const std::string& where, std::string_view key, std::string_view expected,
-                       const json& found) {
-  throw DataError(cat(where, ": ", key, ": expected ", expected, ", found ", shown(found)));
+bool is_off(const Json& value) {
+  constexpr std::array<std::string_view, 5> kOff = {"null", "false", "\"\"", "[]", "{}"};
+  return std::ranges::find(kOff, value.shown()) != kOff.end();
 }
 
 // Every key that is not known to be harmless must be switched off; so a feature of a later peft
 // version is refused too, not ignored.
-void refuse_other_features(const json& config, const std::string& where) {
-  for (const auto& [key, value] : config.items()) {
+void refuse_other_features(const Json& config) {
+  for (const auto& [key, value] : config.members()) {
     if (std::ranges::find(kHarmlessKeys, key) == kHarmlessKeys.end() && !is_off(value))
-      throw DataError(cat(where, ": ", key, " = ", shown(value),
+      throw DataError(cat(config.where(), ": ", key, " = ", value.shown(),
                           " is not supported; only plain LoRA is. Merge the adapter into its base "
                           "with peft's merge_and_unload() and use the merged model"));
   }
-  const auto bias = config.find("bias");
-  if (bias != config.end() && !bias->is_null() && *bias != "none")
-    fail(where, "bias", "\"none\" (no trained biases)", *bias);
-  const auto init = config.find("init_lora_weights");
-  if (init == config.end() || init->is_boolean() || init->is_null()) return;
-  if (!init->is_string() ||
-      std::ranges::find(kHarmlessInits, init->get_ref<const std::string&>()) ==
-          kHarmlessInits.end())
-    fail(where, "init_lora_weights", "an initialisation that leaves the base unchanged", *init);
+  const Json bias = config["bias"];
+  if (!bias.is_null() && !bias.is("none")) bias.fail("\"none\" (no trained biases)");
+  const Json init = config["init_lora_weights"];
+  if (init.is_null() || init.is_boolean()) return;
+  if (std::ranges::none_of(kHarmlessInits, [&](std::string_view name) { return init.is(name); }))
+    init.fail("an initialisation that leaves the base unchanged");
 }
 
-std::vector<std::string> read_targets(const json& config, const std::string& where) {
+std::vector<std::string> read_targets(const Json& found) {
   constexpr const char* kExpected =
       "a non-empty list of module names without dots (no regular expression)";
-  const json found = config.contains("target_modules") ? config["target_modules"] : json();
-  if (!found.is_array() || found.empty()) fail(where, "target_modules", kExpected, found);
+  if (!found.is_array() || found.size() == 0) found.fail(kExpected);
   std::vector<std::string> targets;
-  for (const json& item : found) {
-    const std::string name = item.is_string() ? item.get<std::string>() : "";
-    if (name.empty() || name.find('.') != name.npos)
-      fail(where, "target_modules", kExpected, found);
+  for (const Json& item : found.items()) {
+    const std::string name = item.is_text() ? item.text() : "";
+    if (name.empty() || name.find('.') != name.npos) found.fail(kExpected);
     targets.push_back(name);
   }
   return targets;
@@ -97,7 +87,7 @@ std::string module_of(std::string_view name, std::string_view suffix) {
 
 void check_factor(const TensorInfo& info, size_t rank_axis, int64_t r) {
   if (info.shape.size() != 2 || info.shape[rank_axis] != r || !is_convertible(info.dtype))
-    throw DataError(cat(info.file, ": tensor ", shown(info.name), ": expected a floating ",
+    throw DataError(cat(info.file, ": tensor ", json_quoted(info.name), ": expected a floating ",
                         rank_axis == 0 ? cat("[", r, ", in]") : cat("[out, ", r, "]"), ", found ",
                         dtype_name(info.dtype), " ", shape_text(info.shape)));
 }
@@ -106,7 +96,7 @@ void check_target(const TensorInfo& info, const std::string& module,
                   const std::vector<std::string>& targets) {
   const std::string leaf = module.substr(module.find_last_of('.') + 1);
   if (std::ranges::find(targets, leaf) == targets.end())
-    throw DataError(cat(info.file, ": tensor ", shown(info.name), ": ", leaf,
+    throw DataError(cat(info.file, ": tensor ", json_quoted(info.name), ": ", leaf,
                         " is not among target_modules of ", kConfigFile));
 }
 
@@ -116,7 +106,7 @@ std::vector<AdapterModule> pair_factors(const SafetensorsFile& file, const Adapt
     const std::string of_a = module_of(info.name, kSuffixA);
     const std::string of_b = module_of(info.name, kSuffixB);
     if (of_a.empty() && of_b.empty())
-      throw DataError(cat(info.file, ": tensor ", shown(info.name),
+      throw DataError(cat(info.file, ": tensor ", json_quoted(info.name),
                           " is not a LoRA factor: expected ", kPrefix, "MODULE", kSuffixA, " or ",
                           kSuffixB));
     const bool is_a = !of_a.empty();
@@ -183,26 +173,23 @@ std::string lora_b_name(const std::string& module) { return cat(kPrefix, module,
 
 AdapterConfig read_adapter_config(const fs::path& directory) {
   const fs::path path = directory / kConfigFile;
-  const std::string where = path.string();
   if (!fs::exists(path))
-    throw DataError(cat(where, ": missing; expected a PEFT adapter directory"));
-  const json config = read_json(path);
-  if (!config.is_object()) throw DataError(cat(where, ": expected a JSON object"));
-  const json type = config.contains("peft_type") ? config["peft_type"] : json();
-  if (type != "LORA") fail(where, "peft_type", "\"LORA\"", type);
-  refuse_other_features(config, where);
+    throw DataError(cat(path.string(), ": missing; expected a PEFT adapter directory"));
+  const Json config = Json::read(path);
+  if (!config.is_object()) config.fail("a JSON object");
+  if (!config["peft_type"].is("LORA")) config["peft_type"].fail("\"LORA\"");
+  refuse_other_features(config);
 
   AdapterConfig result;
-  result.r = integer_or(config, "r", 0, where);
-  result.alpha = number_or(config, "lora_alpha", 0, where);
-  result.dropout = number_or(config, "lora_dropout", 0, where);
-  result.base_model = string_or(config, "base_model_name_or_path", "", where);
-  result.targets = read_targets(config, where);
-  if (result.r <= 0) fail(where, "r", "a positive integer", config.value("r", json()));
-  if (!(result.alpha > 0))
-    fail(where, "lora_alpha", "a positive number", config.value("lora_alpha", json()));
+  result.r = config["r"].integer_or(0);
+  result.alpha = config["lora_alpha"].number_or(0);
+  result.dropout = config["lora_dropout"].number_or(0);
+  result.base_model = config["base_model_name_or_path"].text_or("");
+  result.targets = read_targets(config["target_modules"]);
+  if (result.r <= 0) config["r"].fail("a positive integer");
+  if (!(result.alpha > 0)) config["lora_alpha"].fail("a positive number");
   if (!(result.dropout >= 0 && result.dropout < 1))
-    fail(where, "lora_dropout", "a number in [0, 1)", config["lora_dropout"]);
+    config["lora_dropout"].fail("a number in [0, 1)");
   return result;
 }
 

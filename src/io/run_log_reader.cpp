@@ -2,193 +2,150 @@
 
 #include <algorithm>
 #include <limits>
-#include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 #include <string_view>
 
 #include "base/error.h"
-#include "io/json_file.h"
+#include "base/json.h"
 #include "io/posix_file.h"
 
 namespace vax::io {
 namespace {
 
-using Json = nlohmann::ordered_json;
+constexpr JsonLimits kLineLimits = {.max_depth = 16,  // a configuration needs 4
+                                    .max_members = 1024};
 
-constexpr int kLineDepth = 16;  // a configuration needs 4
+// null: a number that was not finite.
+double number(const Json& value) {
+  if (value.is_null()) return std::numeric_limits<double>::quiet_NaN();
+  if (!value.is_number()) value.fail("a number or null");
+  return value.number();
+}
 
-// The members of one object, each required and of the type that is asked for.
-class Fields {
- public:
-  Fields(const Json& object, std::string where) : object_(object), where_(std::move(where)) {
-    if (!object_.is_object()) fail("", "an object", object_);
-  }
+void get(const Json& value, int64_t& read) { read = value.integer(); }
+void get(const Json& value, double& read) { read = number(value); }
+void get(const Json& value, std::optional<double>& read) {
+  read = value.is_null() ? std::nullopt : std::optional(number(value));
+}
+void get(const Json& value, std::string& read) { read = value.text(); }
+template <typename T>
+void get(const Json& value, std::vector<T>& read) {
+  for (const Json& item : value.items()) get(item, read.emplace_back());
+}
 
-  const Json& member(const char* key) const {
-    const auto found = object_.find(key);
-    if (found == object_.end()) throw DataError(cat(where_, ": lacks ", key));
-    return *found;
-  }
-  Fields object(const char* key) const { return {member(key), cat(where_, ": ", key)}; }
-  const Json& array(const char* key) const {
-    const Json& value = member(key);
-    if (!value.is_array()) fail(key, "an array", value);
-    return value;
-  }
+// The member `key`, which must be there and of the type of `value`.
+template <typename T>
+void read(const Json& object, std::string_view key, T& value) {
+  get(object.required(key), value);
+}
 
-  void read(const char* key, int64_t& value) const { value = integer(key, member(key)); }
-  void read(const char* key, double& value) const { value = number(key, member(key)); }
-  void read(const char* key, std::optional<double>& value) const {
-    const Json& found = member(key);
-    value = found.is_null() ? std::nullopt : std::optional(number(key, found));
-  }
-  void read(const char* key, std::string& value) const {
-    const Json& found = member(key);
-    if (!found.is_string()) fail(key, "a string", found);
-    value = found.get_ref<const std::string&>();
-  }
-  void read(const char* key, std::vector<double>& values) const {
-    values = numbers(key, array(key));
-  }
-  void read(const char* key, std::vector<int64_t>& values) const {
-    for (const Json& item : array(key)) values.push_back(integer(key, item));
-  }
-  void read(const char* key, std::vector<std::vector<double>>& rows) const {
-    for (const Json& row : array(key)) {
-      if (!row.is_array()) fail(key, "arrays", row);
-      rows.push_back(numbers(key, row));
-    }
-  }
+// The items of a list, each under the list's name.
+std::vector<Json> list(const Json& object, std::string_view key) {
+  const Json found = object.required(key);
+  std::vector<Json> items;
+  for (const Json& item : found.items()) items.push_back(item.named(found.where()));
+  return items;
+}
 
-  [[noreturn]] void fail(std::string_view key, const char* expected, const Json& found) const {
-    throw DataError(cat(where_, key.empty() ? "" : ": ", key, ": expected ", expected, ", found ",
-                        shown(found)));
-  }
-
- private:
-  int64_t integer(const char* key, const Json& value) const {
-    const bool too_large =
-        value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(INT64_MAX);
-    if (!value.is_number_integer() || too_large) fail(key, "an integer", value);
-    return value.get<int64_t>();
-  }
-  // null: a number that was not finite.
-  double number(const char* key, const Json& value) const {
-    if (value.is_null()) return std::numeric_limits<double>::quiet_NaN();
-    if (!value.is_number()) fail(key, "a number or null", value);
-    return value.get<double>();
-  }
-  std::vector<double> numbers(const char* key, const Json& array) const {
-    std::vector<double> values;
-    for (const Json& item : array) values.push_back(number(key, item));
-    return values;
-  }
-
-  const Json& object_;
-  std::string where_;
-};
-
-StartRecord read_start(const Fields& fields) {
+StartRecord read_start(const Json& fields) {
   StartRecord record;
-  fields.read("version", record.version);
-  fields.read("world_size", record.world_size);
-  if (!fields.member("config").is_object())
-    fields.fail("config", "an object", fields.member("config"));
-  record.config_json = fields.member("config").dump();
-  fields.read("config_text", record.config_text);
-  for (const Json& item : fields.array("data")) {
-    const Fields file(item, "data");
-    DataFileRecord& read = record.data.emplace_back();
-    file.read("role", read.role);
-    file.read("path", read.path);
-    file.read("sha256", read.sha256);
-    file.read("rows", read.rows);
+  read(fields, "version", record.version);
+  read(fields, "world_size", record.world_size);
+  const Json config = fields.required("config");
+  if (!config.is_object()) config.fail("an object");
+  record.config_json = config.dump();
+  read(fields, "config_text", record.config_text);
+  for (const Json& file : list(fields, "data")) {
+    DataFileRecord& data = record.data.emplace_back();
+    read(file, "role", data.role);
+    read(file, "path", data.path);
+    read(file, "sha256", data.sha256);
+    read(file, "rows", data.rows);
   }
-  const Fields model = fields.object("model");
-  model.read("path", record.model_path);
-  model.read("parameters", record.model_parameters);
-  model.read("trainable", record.model_trainable);
+  const Json model = fields.required("model");
+  read(model, "path", record.model_path);
+  read(model, "parameters", record.model_parameters);
+  read(model, "trainable", record.model_trainable);
   return record;
 }
 
-StepRecord read_step(const Fields& fields, const Figures& figures) {
+StepRecord read_step(const Json& fields, const Figures& figures) {
   StepRecord record = empty_step(figures);
   visit_step_fields(record, figures, [&](const char* name, const char*, const char*, auto& value) {
-    fields.read(name, value);
+    read(fields, name, value);
   });
   visit_layer_figures(record, figures, [&](const Figure& figure, std::vector<double>& values) {
-    const char* name = figure.name.c_str();
-    if (!fields.member(name).is_null()) fields.read(name, values);
+    if (const Json found = fields.required(figure.name); !found.is_null()) get(found, values);
   });
   return record;
 }
 
-DriftRecord read_drift(const Fields& fields) {
+DriftRecord read_drift(const Json& fields) {
   DriftRecord record;
-  fields.read("step", record.step);
-  fields.read("samples", record.samples);
-  for (const Json& item : fields.array("layers")) {
-    const Fields layer(item, "layers");
-    layer.read("relative", record.relative.emplace_back());
-    layer.read("cosine", record.cosine.emplace_back());
-    layer.read("cka", record.cka.emplace_back());
+  read(fields, "step", record.step);
+  read(fields, "samples", record.samples);
+  for (const Json& layer : list(fields, "layers")) {
+    read(layer, "relative", record.relative.emplace_back());
+    read(layer, "cosine", record.cosine.emplace_back());
+    read(layer, "cka", record.cka.emplace_back());
   }
-  const Fields batches = fields.object("batches");
-  batches.read("tokens", record.tokens);
-  batches.read("l2sq", record.l2sq);
+  const Json batches = fields.required("batches");
+  read(batches, "tokens", record.tokens);
+  for (const Json& layer : list(batches, "l2sq")) {
+    if (!layer.is_array()) layer.fail("arrays");
+    get(layer, record.l2sq.emplace_back());
+  }
   return record;
 }
 
-CheckpointRecord read_checkpoint(const Fields& fields) {
+CheckpointRecord read_checkpoint(const Json& fields) {
   CheckpointRecord record;
-  fields.read("step", record.step);
-  fields.read("path", record.path);
-  fields.read("bytes", record.bytes);
-  fields.read("stall_s", record.stall_s);
+  read(fields, "step", record.step);
+  read(fields, "path", record.path);
+  read(fields, "bytes", record.bytes);
+  read(fields, "stall_s", record.stall_s);
   return record;
 }
 
-ResumeRecord read_resume(const Fields& fields) {
+ResumeRecord read_resume(const Json& fields) {
   ResumeRecord record;
-  fields.read("step", record.step);
-  fields.read("path", record.path);
-  fields.read("world_size", record.world_size);
-  fields.read("config_text", record.config_text);
-  for (const Json& item : fields.array("rejected")) {
-    const Fields rejected(item, "rejected");
-    RejectedCheckpoint& read = record.rejected.emplace_back();
-    rejected.read("path", read.path);
-    rejected.read("reason", read.reason);
+  read(fields, "step", record.step);
+  read(fields, "path", record.path);
+  read(fields, "world_size", record.world_size);
+  read(fields, "config_text", record.config_text);
+  for (const Json& item : list(fields, "rejected")) {
+    RejectedCheckpoint& rejected = record.rejected.emplace_back();
+    read(item, "path", rejected.path);
+    read(item, "reason", rejected.reason);
   }
   return record;
 }
 
-MemoryRecord read_memory(const Fields& fields) {
+MemoryRecord read_memory(const Json& fields) {
   MemoryRecord record;
-  for (const auto& [name, sizes] : fields.member("parts").items()) {
-    const Fields part(sizes, cat("parts: ", name));
-    MemoryRecord::Part& read = record.parts.emplace_back();
-    read.name = name;
-    part.read("planned_bytes", read.planned_bytes);
-    part.read("measured_bytes", read.measured_bytes);
+  for (const auto& [name, sizes] : fields.required("parts").members()) {
+    MemoryRecord::Part& part = record.parts.emplace_back();
+    part.name = name;
+    read(sizes, "planned_bytes", part.planned_bytes);
+    read(sizes, "measured_bytes", part.measured_bytes);
   }
-  fields.read("process_bytes", record.process_bytes);
+  read(fields, "process_bytes", record.process_bytes);
   return record;
 }
 
-EndRecord read_end(const Fields& fields) {
+EndRecord read_end(const Json& fields) {
   EndRecord record;
-  fields.read("status", record.status);
-  fields.read("steps", record.steps);
-  fields.read("seconds", record.seconds);
+  read(fields, "status", record.status);
+  read(fields, "steps", record.steps);
+  read(fields, "seconds", record.seconds);
   return record;
 }
 
-RunEvent read_event(const Json& object, const Figures& figures) {
-  std::string name;
-  const Fields event(object, "event");
-  event.read("event", name);
-  const Fields fields(object, name);
+RunEvent read_event(const Json& line, const Figures& figures) {
+  const Json event = line.named(line.where() + ": event");
+  const std::string name = event.required("event").text();
+  const Json fields = line.named(line.where() + ": " + name);
   if (name == "start") return read_start(fields);
   if (name == "step") return read_step(fields, figures);
   if (name == "drift") return read_drift(fields);
@@ -196,7 +153,7 @@ RunEvent read_event(const Json& object, const Figures& figures) {
   if (name == "resume") return read_resume(fields);
   if (name == "memory") return read_memory(fields);
   if (name == "end") return read_end(fields);
-  event.fail("", "start, step, drift, checkpoint, resume, memory or end", Json(name));
+  event["event"].named(event.where()).fail("start, step, drift, checkpoint, resume, memory or end");
 }
 
 // What lines must have in common. Messages lack the place, which the caller adds.
@@ -307,15 +264,13 @@ RunLogExtent read_run_log(
   for (std::string_view text; lines.next(text);) {
     line = {.number = line.number + 1, .begin = line.end, .end = lines.offset()};
     const std::string where = cat(path.string(), ":", line.number);
-    const Json object = parse_ordered_json(text, where, kLineDepth);
-    std::optional<RunEvent> event;
+    const RunEvent event = read_event(Json::parse(text, where, kLineLimits), figures);
     try {
-      event = read_event(object, figures);
-      consistency.check(*event, line.number);
+      consistency.check(event, line.number);
     } catch (const DataError& e) {
       throw DataError(cat(where, ": ", e.what()));
     }
-    visit(*event, line);
+    visit(event, line);
   }
   if (lines.pending_bytes() > kMaxRunLogLineBytes)
     throw DataError(cat(path.string(), ":", line.number + 1, ": expected lines of at most ",

@@ -2,17 +2,14 @@
 
 #include <algorithm>
 #include <bit>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <tuple>
 
 #include "base/error.h"
-#include "io/json_file.h"
+#include "base/json.h"
 
 namespace vax::io {
 namespace {
-
-using nlohmann::json;
 
 constexpr int64_t kLengthBytes = 8;
 constexpr int64_t kConversionBytes = 1 << 20;
@@ -20,7 +17,7 @@ constexpr int kHeaderDepth = 8;  // the format itself needs 3
 constexpr size_t kMaxDims = 64;  // as in PyTorch
 
 struct Header {
-  json content;
+  Json content;
   int64_t data_begin = 0;  // bytes from the start of the file
   int64_t data_bytes = 0;  // from there to its end
 };
@@ -44,70 +41,35 @@ Header read_header(const PosixFile& file) {
   if (!text.starts_with('{'))
     throw DataError(cat(file.name(), ": not a safetensors file: the header must begin with '{'"));
   const int64_t data_begin = kLengthBytes + header_bytes;
-  return {parse_json(text, file.name() + ": header", kHeaderDepth), data_begin,
+  return {Json::parse(text, file.name() + ": header", {.max_depth = kHeaderDepth}), data_begin,
           file_size - data_begin};
 }
 
-// A JSON number that is an integer in [0, 2^63).
-std::optional<int64_t> non_negative(const json& value) {
-  if (!value.is_number_unsigned()) return std::nullopt;
-  const auto number = value.get<uint64_t>();
-  if (number > static_cast<uint64_t>(INT64_MAX)) return std::nullopt;
-  return static_cast<int64_t>(number);
+DType read_dtype(const Json& value) {
+  const auto dtype = value.is_text() ? dtype_from_name(value.text()) : std::nullopt;
+  if (!dtype) value.fail("a known dtype (F32, BF16, F16, F64, I64, ...)");
+  return *dtype;
 }
 
-// Reads one entry of the header; `where` is the file and the tensor.
-class EntryReader {
- public:
-  EntryReader(const json& entry, std::string where) : entry_(entry), where_(std::move(where)) {
-    if (!entry_.is_object()) fail("an object", entry_);
+std::vector<int64_t> read_shape(const Json& value) {
+  if (value.size() > kMaxDims) value.fail("at most 64 dimensions");
+  std::vector<int64_t> dims;
+  for (const Json& item : value.items()) {
+    if (!item.is_natural()) value.fail("a shape of non-negative integers");
+    dims.push_back(item.integer());
   }
+  return dims;
+}
 
-  DType dtype() const {
-    const json& value = member("dtype");
-    const auto dtype =
-        value.is_string() ? dtype_from_name(value.get_ref<const std::string&>()) : std::nullopt;
-    if (!dtype) fail("a known dtype (F32, BF16, F16, F64, I64, ...)", value);
-    return *dtype;
-  }
-
-  std::vector<int64_t> shape() const {
-    const json& value = member("shape");
-    if (!value.is_array()) fail("a shape of non-negative integers", value);
-    if (value.size() > kMaxDims) fail("at most 64 dimensions", value);
-    std::vector<int64_t> dims;
-    for (const json& item : value) {
-      const auto dim = non_negative(item);
-      if (!dim) fail("a shape of non-negative integers", value);
-      dims.push_back(*dim);
-    }
-    return dims;
-  }
-
-  // Relative to the data section.
-  std::pair<int64_t, int64_t> data_offsets() const {
-    const json& value = member("data_offsets");
-    if (!value.is_array() || value.size() != 2) fail("data_offsets [begin, end]", value);
-    const auto begin = non_negative(value[0]);
-    const auto end = non_negative(value[1]);
-    if (!begin || !end || *begin > *end) fail("data_offsets with 0 <= begin <= end", value);
-    return {*begin, *end};
-  }
-
- private:
-  const json& member(const char* key) const {
-    const auto found = entry_.find(key);
-    if (found == entry_.end()) throw DataError(cat(where_, ": lacks ", key));
-    return *found;
-  }
-
-  [[noreturn]] void fail(const char* expected, const json& found) const {
-    throw DataError(cat(where_, ": expected ", expected, ", found ", shown(found)));
-  }
-
-  const json& entry_;
-  std::string where_;
-};
+// Relative to the data section.
+std::pair<int64_t, int64_t> read_offsets(const Json& value) {
+  if (!value.is_array() || value.size() != 2) value.fail("data_offsets [begin, end]");
+  const std::vector<Json> items = value.items();
+  const bool naturals = items[0].is_natural() && items[1].is_natural();
+  if (!naturals || items[0].integer() > items[1].integer())
+    value.fail("data_offsets with 0 <= begin <= end");
+  return {items[0].integer(), items[1].integer()};
+}
 
 int64_t checked_num_bytes(const std::vector<int64_t>& shape, DType dtype,
                           const std::string& where) {
@@ -120,12 +82,12 @@ int64_t checked_num_bytes(const std::vector<int64_t>& shape, DType dtype,
   return product;
 }
 
-TensorInfo parse_tensor(const std::string& name, const json& entry, const Header& header,
+TensorInfo parse_tensor(const std::string& name, const Json& entry, const Header& header,
                         const std::string& file) {
-  const std::string where = cat(file, ": tensor ", shown(name));
-  const EntryReader reader(entry, where);
-  TensorInfo info{name, reader.dtype(), reader.shape(), file, 0, 0};
-  const auto [begin, end] = reader.data_offsets();
+  const std::string& where = entry.where();
+  TensorInfo info{
+      name, read_dtype(entry.required("dtype")), read_shape(entry.required("shape")), file, 0, 0};
+  const auto [begin, end] = read_offsets(entry.required("data_offsets"));
   const int64_t expected = checked_num_bytes(info.shape, info.dtype, where);
   if (end - begin != expected)
     throw DataError(cat(where, ": shape ", shape_text(info.shape), " of ", dtype_name(info.dtype),
@@ -147,7 +109,7 @@ void check_tiling(const std::vector<TensorInfo>& tensors, const Header& header,
     const int64_t begin = info.begin - header.data_begin;
     const char* fault = begin < expected ? "overlaps" : "leaves a gap after";
     if (begin != expected)
-      throw DataError(cat(file, ": tensor ", shown(info.name), " ", fault,
+      throw DataError(cat(file, ": tensor ", json_quoted(info.name), " ", fault,
                           " the tensor before it: expected to begin at byte ", expected,
                           " of the data, found ", begin));
     expected = info.end - header.data_begin;
@@ -157,16 +119,10 @@ void check_tiling(const std::vector<TensorInfo>& tensors, const Header& header,
                         " of the data, the file goes on to ", header.data_bytes));
 }
 
-std::map<std::string, std::string> parse_metadata(const json& entry, const std::string& where) {
-  if (!entry.is_object())
-    throw DataError(cat(where, ": __metadata__: expected an object, found ", shown(entry)));
+std::map<std::string, std::string> parse_metadata(const Json& entry) {
   std::map<std::string, std::string> metadata;
-  for (const auto& [key, value] : entry.items()) {
-    if (!value.is_string())
-      throw DataError(
-          cat(where, ": __metadata__ ", shown(key), ": expected a string, found ", shown(value)));
-    metadata[key] = value.get<std::string>();
-  }
+  for (const auto& [key, value] : entry.members())
+    metadata[key] = value.named(cat(entry.where(), " ", json_quoted(key))).text();
   return metadata;
 }
 
@@ -181,11 +137,13 @@ std::string shape_text(std::span<const int64_t> shape) {
 SafetensorsFile SafetensorsFile::open(const std::filesystem::path& path) {
   SafetensorsFile result(PosixFile::open_for_reading(path));
   const Header header = read_header(result.file_);
-  for (const auto& [name, entry] : header.content.items()) {
+  for (const auto& [name, entry] : header.content.members()) {
     if (name == "__metadata__")
-      result.metadata_ = parse_metadata(entry, result.path());
+      result.metadata_ = parse_metadata(entry.named(cat(result.path(), ": __metadata__")));
     else
-      result.tensors_.push_back(parse_tensor(name, entry, header, result.path()));
+      result.tensors_.push_back(
+          parse_tensor(name, entry.named(cat(result.path(), ": tensor ", json_quoted(name))),
+                       header, result.path()));
   }
   std::ranges::sort(result.tensors_, {}, [](const TensorInfo& info) {
     return std::tie(info.begin, info.end);  // an empty tensor before the one that begins there
@@ -206,7 +164,7 @@ void SafetensorsFile::read_elements(const TensorInfo& info, int64_t first, int64
   VAX_CHECK(first >= 0 && count >= 0 && first <= info.num_elements() - count, info.name, ": ",
             count, " elements from ", first, " on, of ", info.num_elements());
   if (!is_convertible(info.dtype))
-    throw DataError(cat(info.file, ": tensor ", shown(info.name),
+    throw DataError(cat(info.file, ": tensor ", json_quoted(info.name),
                         ": expected F32, BF16, F16 or F64, ", "found ", dtype_name(info.dtype)));
   const int64_t size = dtype_size(info.dtype);
   const int64_t offset = info.begin + first * size;

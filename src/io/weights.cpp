@@ -1,9 +1,7 @@
 #include "io/weights.h"
 
-#include <nlohmann/json.hpp>
-
 #include "base/error.h"
-#include "io/json_file.h"
+#include "base/json.h"
 
 namespace vax::io {
 namespace {
@@ -39,15 +37,14 @@ void check_shard_name(const std::string& name, const std::string& where) {
                      name != "." && name != "..";
   if (!plain || !name.ends_with(".safetensors"))
     throw DataError(cat(where, ": weight_map: expected the name of a .safetensors file in the ",
-                        "same directory, found ", shown(name)));
+                        "same directory, found ", json_quoted(name)));
 }
 
-nlohmann::json read_weight_map(const fs::path& index_path) {
-  nlohmann::json index = read_json(index_path);
-  if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object())
-    throw DataError(
-        cat(index_path.string(), ": expected an object with weight_map, found ", shown(index)));
-  return std::move(index["weight_map"]);
+Json read_weight_map(const fs::path& index_path) {
+  const Json index = Json::read(index_path);
+  if (!index.is_object() || !index["weight_map"].is_object())
+    index.fail("an object with weight_map");
+  return index["weight_map"];
 }
 
 }  // namespace
@@ -73,26 +70,25 @@ void WeightDirectory::add_all(SafetensorsFile file) {
 }
 
 void WeightDirectory::add_indexed(const fs::path& index_path) {
-  const nlohmann::json weight_map = read_weight_map(index_path);
+  const Json weight_map = read_weight_map(index_path);
   const std::string where = index_path.string();
   std::map<std::string, size_t> shards;  // file name -> position in files_
-  for (const auto& [name, value] : weight_map.items()) {
-    if (!value.is_string())
-      throw DataError(
-          cat(where, ": weight_map ", shown(name), ": expected a file name, found ", shown(value)));
-    const auto& shard = value.get_ref<const std::string&>();
+  for (const auto& [name, value] : weight_map.members()) {
+    if (!value.is_text())
+      value.named(cat(where, ": weight_map ", json_quoted(name))).fail("a file name");
+    const std::string shard = value.text();
     if (!shards.contains(shard)) {
       check_shard_name(shard, where);
       if (std::error_code unusable; !fs::exists(path_ / shard, unusable))
-        throw DataError(
-            cat(where, ": shard ", shown(shard), " with tensor ", shown(name), " is missing"));
+        throw DataError(cat(where, ": shard ", json_quoted(shard), " with tensor ",
+                            json_quoted(name), " is missing"));
       shards[shard] = files_.size();
       files_.push_back(SafetensorsFile::open(path_ / shard));
     }
     const SafetensorsFile& file = files_[shards[shard]];
     const TensorInfo* info = file.find(name);
     if (!info)
-      throw DataError(cat(where, ": tensor ", shown(name), " is mapped to ", shard,
+      throw DataError(cat(where, ": tensor ", json_quoted(name), " is mapped to ", shard,
                           ", which does not hold it"));
     index_[name] = {shards[shard], static_cast<size_t>(info - file.tensors().data())};
   }

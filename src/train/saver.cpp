@@ -2,14 +2,13 @@
 
 #include <ATen/ATen.h>
 
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <vector>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "base/narrow.h"
 #include "io/huggingface_writer.h"
-#include "io/json_file.h"
 #include "io/peft_adapter.h"
 #include "ops/device/transfer.h"
 
@@ -57,9 +56,9 @@ void for_each_member(const FlatLayout& layout, const Function& function) {
 }  // namespace
 
 std::string config_json_for(const std::filesystem::path& source_directory, bool bf16) {
-  nlohmann::json config = io::read_json(source_directory / "config.json");
+  Json config = Json::read(source_directory / "config.json");
   for (const char* key : {"torch_dtype", "dtype"})
-    if (config.contains(key)) config[key] = bf16 ? "bfloat16" : "float32";
+    if (config[key].exists()) config = config.with_text(key, bf16 ? "bfloat16" : "float32");
   return config.dump(2) + "\n";
 }
 

@@ -1,15 +1,15 @@
-// The JSON of files from elsewhere: configurations (io/json_file.h) and rows of data
+// The JSON of files from elsewhere: configurations (base/json.h) and rows of data
 // (data/record_parser.h). Refused with a DataError, or a value that can be looked into.
-#include <nlohmann/json.hpp>
+#include <algorithm>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "data/record_parser.h"
-#include "io/json_file.h"
 #include "memory_file.h"
 
 namespace {
 
-using nlohmann::json;
+using vax::Json;
 using vax::fuzz::require;
 
 // A DataError and nothing else.
@@ -21,21 +21,24 @@ void try_to(Read&& read) {
   }
 }
 
-int depth_of(const json& value) {
+int depth_of(const Json& value) {
   int deepest = 0;
-  if (value.is_structured())
-    for (const json& item : value) deepest = std::max(deepest, depth_of(item));
-  return deepest + (value.is_structured() ? 1 : 0);
+  if (value.is_object())
+    for (const auto& [key, member] : value.members()) deepest = std::max(deepest, depth_of(member));
+  if (value.is_array())
+    for (const Json& item : value.items()) deepest = std::max(deepest, depth_of(item));
+  return deepest + (value.is_object() || value.is_array() ? 1 : 0);
 }
 
-void look_into(const json& object) {
+void look_into(const Json& object) {
   for (const char* key : {"a", "dtype", "shape", ""}) {
-    try_to([&] { vax::io::bool_or(object, key, false, "x"); });
-    try_to([&] { vax::io::string_or(object, key, "", "x"); });
-    try_to([&] { vax::io::number_or(object, key, 0, "x"); });
-    try_to([&] { vax::io::integer_or(object, key, 0, "x"); });
+    try_to([&] { object[key].boolean_or(false); });
+    try_to([&] { object[key].text_or(""); });
+    try_to([&] { object[key].number_or(0); });
+    try_to([&] { object[key].integer_or(0); });
+    try_to([&] { object[key].items(); });
   }
-  require(vax::io::shown(object).size() < 200);
+  require(object.shown().size() < 200);
 }
 
 void read_rows(std::string_view text) {
@@ -58,13 +61,14 @@ void read_rows(std::string_view text) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view text(reinterpret_cast<const char*>(data), size);
   try_to([&] {
-    const json value = vax::io::parse_json(text, "x");
-    require(depth_of(value) <= vax::io::kMaxJsonDepth);
+    const Json value = Json::parse(text, "x");
+    require(depth_of(value) <= vax::JsonLimits{}.max_depth);
     // What is accepted is written as text that is accepted and says the same.
-    require(vax::io::parse_json(value.dump(), "x") == value);
+    const std::string written = value.dump();
+    require(Json::parse(written, "x").dump() == written);
     look_into(value);
   });
-  try_to([&] { vax::io::parse_ordered_json(text, "x", 8); });
+  try_to([&] { Json::parse(text, "x", {.max_depth = 8, .max_members = 16}); });
   read_rows(text);
   return 0;
 }

@@ -4,9 +4,8 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
-#include <nlohmann/json.hpp>
 
-#include "io/json_file.h"
+#include "base/json.h"
 #include "model/decoder/layout.h"
 #include "support/tiny_llama.h"
 
@@ -101,8 +100,8 @@ TEST_F(SaverTest, ModelComesBack) {
     mesh_.world->barrier();
     ModelState loaded = load(base_request(saved, ModelDtype::kFp32));
     expect_same_shards(state, loaded);
-    EXPECT_EQ(io::read_json(std::filesystem::path(saved) / "config.json"),
-              io::read_json(std::filesystem::path(path(model)) / "config.json"));
+    EXPECT_EQ(Json::read(std::filesystem::path(saved) / "config.json").dump(),
+              Json::read(std::filesystem::path(path(model)) / "config.json").dump());
   }
   EXPECT_TRUE(
       std::filesystem::exists(std::filesystem::path(path("saved-base")) / "tokenizer_config.json"));
@@ -113,7 +112,7 @@ TEST_F(SaverTest, ModelIsWrittenInItsComputeType) {
   ModelState state = load(base_request(path("base"), ModelDtype::kBf16));
   save_model(state, saved, path("base"), is_writer());
   mesh_.world->barrier();
-  EXPECT_EQ(io::read_json(std::filesystem::path(saved) / "config.json").at("torch_dtype"),
+  EXPECT_EQ(Json::read(std::filesystem::path(saved) / "config.json")["torch_dtype"].text(),
             "bfloat16");
   const io::WeightDirectory weights = io::WeightDirectory::open(saved);
   const NamedTensors tensors = testing::tiny_tensors(model::base_layout(testing::tiny_config()), 1);

@@ -12,15 +12,14 @@
 #include <cstdio>
 #include <filesystem>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "base/narrow.h"
 #include "base/packed_batch.h"
-#include "io/json_file.h"
 #include "io/peft_adapter.h"
 #include "io/safetensors_writer.h"
 #include "io/weights.h"
@@ -58,12 +57,13 @@ void append(vax::PackedBatch& batch, const std::vector<int64_t>& ids, size_t lab
 std::vector<vax::PackedBatch> read_batches(const std::filesystem::path& path) {
   std::vector<vax::PackedBatch> batches;
   int32_t row_number = 0;
-  for (const nlohmann::json& row : vax::io::read_json(path)) {
-    const auto micro_batch = row.value("micro_batch", size_t{0});
+  for (const vax::Json& row : vax::Json::read(path).items()) {
+    const auto micro_batch = vax::narrow<size_t>(row["micro_batch"].integer_or(0));
     if (micro_batch == batches.size()) batches.push_back({.offsets = {0}});
     VAX_CHECK(micro_batch + 1 == batches.size(), "micro-batches must come in order");
-    append(batches.back(), row.at("ids").get<std::vector<int64_t>>(),
-           row.at("label_begin").get<size_t>(), row_number++);
+    std::vector<int64_t> ids;
+    for (const vax::Json& id : row["ids"].items()) ids.push_back(id.integer());
+    append(batches.back(), ids, vax::narrow<size_t>(row["label_begin"].integer()), row_number++);
   }
   return batches;
 }

@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
-#include "io/json_file.h"
+#include "base/atomic_file.h"
 #include "io/safetensors_writer.h"
 #include "io_test_support.h"
 
@@ -36,7 +36,7 @@ class PeftAdapterTest : public ::testing::Test {
   // Writes a valid adapter, then replaces one key of its configuration.
   void set_key(const std::string& key, const json& value) {
     write();
-    json config = read_json(config_path());
+    json config = json::parse(read_file(config_path()));
     config[key] = value;
     testing::write_text(config_path(), config.dump());
   }
@@ -88,7 +88,7 @@ TEST_F(PeftAdapterTest, ModulesSurviveAMove) {
 
 TEST_F(PeftAdapterTest, WholeAlphaIsAnIntegerInTheFile) {
   write();
-  EXPECT_TRUE(read_json(config_path())["lora_alpha"].is_number_integer());
+  EXPECT_TRUE(json::parse(read_file(config_path()))["lora_alpha"].is_number_integer());
   config_.alpha = 0.5;
   write();
   EXPECT_EQ(PeftAdapter::open(dir()).config().alpha, 0.5);

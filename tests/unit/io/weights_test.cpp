@@ -3,11 +3,10 @@
 #include "io/weights.h"
 
 #include <array>
-#include <nlohmann/json.hpp>
 
 #include "base/atomic_file.h"
+#include "base/json.h"
 #include "io/huggingface_writer.h"
-#include "io/json_file.h"
 #include "io_test_support.h"
 
 namespace vax::io {
@@ -116,7 +115,7 @@ TEST_F(HuggingFaceWriterTest, OneFileWhereItFits) {
   write();
   EXPECT_EQ(list_directory(scratch_ / "model"),
             (std::vector<std::string>{"config.json", "model.safetensors"}));
-  EXPECT_EQ(read_json(scratch_ / "model" / "config.json")["model_type"], "llama");
+  EXPECT_EQ(Json::read(scratch_ / "model" / "config.json")["model_type"].text(), "llama");
 }
 
 TEST_F(HuggingFaceWriterTest, ShardsWithIndexReadBack) {
@@ -127,10 +126,10 @@ TEST_F(HuggingFaceWriterTest, ShardsWithIndexReadBack) {
             (std::vector<std::string>{"config.json", "model-00001-of-00002.safetensors",
                                       "model-00002-of-00002.safetensors",
                                       "model.safetensors.index.json"}));
-  const auto index = read_json(dir / "model.safetensors.index.json");
-  EXPECT_EQ(index["metadata"]["total_size"], 48);
-  EXPECT_EQ(index["weight_map"]["c"], "model-00001-of-00002.safetensors");
-  EXPECT_EQ(index["weight_map"]["a"], "model-00002-of-00002.safetensors");
+  const Json index = Json::read(dir / "model.safetensors.index.json");
+  EXPECT_EQ(index["metadata"]["total_size"].integer(), 48);
+  EXPECT_EQ(index["weight_map"]["c"].text(), "model-00001-of-00002.safetensors");
+  EXPECT_EQ(index["weight_map"]["a"].text(), "model-00002-of-00002.safetensors");
 
   const WeightDirectory weights = WeightDirectory::open(dir);
   EXPECT_EQ(weights.names(), (std::vector<std::string>{"a", "b", "c"}));
