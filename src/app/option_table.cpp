@@ -240,6 +240,8 @@ void add_output_and_runtime(std::vector<OptionRow>& rows) {
   SectionRows output(rows, "output", &Options::output, kWeightUsers);
   output.add("dir", &OutputOptions::dir, any_value(), "directory of everything that is written",
              {.used_by = kWeightUsers | kInit | kRebuild});
+  output.add("overwrite", &OutputOptions::overwrite, any_value(),
+             "replace the finished run in output.dir", {.used_by = kTraining});
   output.add("log_interval", &OutputOptions::log_interval, at_least(1),
              "steps between progress lines", {.used_by = kTraining});
   SectionRows runtime(rows, "runtime", &Options::runtime, kWeightUsers);

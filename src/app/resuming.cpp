@@ -59,14 +59,45 @@ bool lies_in(const fs::path& checkpoint, const fs::path& root) {
 }
 
 // A new log beside old checkpoints would make the next resume go on from another run.
-void check_no_checkpoints(const fs::path& root) {
+void check_no_checkpoints(const Options& options) {
+  const fs::path root = checkpoint_root(options);
   const std::vector<io::CheckpointEntry> present = io::list_checkpoints(root);
-  if (present.empty()) return;
+  if (present.empty() || options.output.overwrite) return;
   throw ConfigError(cat("output.dir: ", root.string(), " holds ", present.size(),
                         " checkpoints of an earlier run, the newest ",
                         present.front().path.filename().string(),
                         ": go on from it with --checkpoint.resume auto, choose another output.dir, "
                         "or remove them"));
+}
+
+// A run that begins anew would replace the result, and at once the log, of one that has come to its
+// end.
+void check_no_result(const Options& options) {
+  const fs::path directory = options.output.dir;
+  std::error_code ignored;  // then it is not there
+  for (const char* name : {"adapter", "model"}) {
+    const fs::path result = directory / name;
+    const fs::file_status found = fs::status(result, ignored);
+    if (!fs::exists(found) || (fs::is_directory(found) && options.output.overwrite)) continue;
+    // One of the other kind is a run's beside its log; else the base model may lie there.
+    const bool is_of_this_kind =
+        (options.adapter.type == "lora") == (result.filename() == "adapter");
+    if (!is_of_this_kind && !fs::exists(directory / "run.jsonl", ignored)) continue;
+    throw ConfigError(cat("output.dir = ", options.output.dir, ": expected no finished run, found ",
+                          result.string(),
+                          ": choose another output.dir, or replace the run by --output.overwrite "
+                          "true"));
+  }
+}
+
+// config.cfg is a likely name for a user's own file.
+void check_own_config(const Options& options) {
+  const fs::path path = fs::path(options.output.dir) / "config.cfg";
+  std::error_code ignored;
+  if (!fs::exists(path, ignored) || read_file(path).starts_with("# vaccine ")) return;
+  throw ConfigError(cat("output.dir = ", options.output.dir,
+                        ": expected no config.cfg but a run's, found ", path.string(),
+                        ", which would be lost: choose another output.dir, or move it"));
 }
 
 }  // namespace
@@ -82,7 +113,10 @@ ResumePoint choose_resume_point(const Session& session) {
   ResumePoint point;
   if (resume != "none" && resume != "auto") point.is_foreign = !lies_in(resume, root);
   together(session.world, [&] {
-    if (resume == "none" || point.is_foreign) check_no_checkpoints(root);
+    check_own_config(options);
+    if (resume != "none" && !point.is_foreign) return;
+    check_no_checkpoints(options);
+    check_no_result(options);
   });
   try {
     if (resume == "auto") {
@@ -95,6 +129,9 @@ ResumePoint choose_resume_point(const Session& session) {
   } catch (const DataError& e) {
     throw AgreedError(cat("checkpoint.resume = ", resume, ": ", e.what()), kBadInput);
   }
+  together(session.world, [&] {
+    if (!point.checkpoint) check_no_result(options);
+  });
   return point;
 }
 

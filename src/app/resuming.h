@@ -25,7 +25,9 @@ struct ResumePoint {
 std::filesystem::path checkpoint_root(const Options& options);
 
 // By checkpoint.resume, verified. Changes nothing on the disk. COLLECTIVE. THROWS AgreedError: no
-// checkpoint verifies, or a run would overwrite what an earlier one has left.
+// checkpoint verifies, or a run would overwrite what an earlier one has left and output.overwrite
+// does not allow it. A finished run goes on from its own checkpoints, to more steps or to the same
+// end.
 ResumePoint choose_resume_point(const Session& session);
 
 // THROWS ConfigError, with both values, when the checkpoint belongs to a run whose remaining steps

@@ -121,6 +121,77 @@ void check_output(const std::string& dir) {
   }
 }
 
+struct Input {
+  std::string_view option;
+  const std::string& path;
+};
+
+std::vector<Input> inputs_of(const Options& options) {
+  std::vector<Input> inputs = {{"model.path", options.model.path},
+                               {"adapter.init", options.adapter.init},
+                               {"data.path", options.data.path},
+                               {"data.harmful_path", options.data.harmful_path},
+                               {"data.template", options.data.template_name},
+                               {"drift.path", options.drift.path},
+                               {"drift.reference_path", options.drift.reference_path},
+                               {"eval.harmful_path", options.eval.harmful_path},
+                               {"eval.task_path", options.eval.task_path},
+                               {"eval.alignment_path", options.eval.alignment_path},
+                               {"eval.benign_path", options.eval.benign_path},
+                               {"eval.judge_path", options.eval.judge_path},
+                               {"checkpoint.path", options.checkpoint.path},
+                               {"init.tokenizer_path", options.init.tokenizer_path}};
+  for (const std::string& path : options.adapter.merge) inputs.push_back({"adapter.merge", path});
+  for (const std::string& path : options.drift.reference_merge)
+    inputs.push_back({"drift.reference_merge", path});
+  return inputs;
+}
+
+// What the subcommand replaces in output.dir: files, and directories with what is in them.
+std::vector<fs::path> replaced_by(const Options& options) {
+  const fs::path dir = options.output.dir;
+  const std::string& subcommand = options.subcommand;
+  if (subcommand == "init" || subcommand == "export") return {dir};
+  if (subcommand == "align" || subcommand == "finetune")
+    return {dir / (options.adapter.type == "lora" ? "adapter" : "model"), dir / "run.jsonl",
+            dir / "run.h5", dir / "config.cfg"};
+  if (subcommand == "eval") return {dir / "eval.json", dir / "answers.json"};
+  if (subcommand == "generate") return {dir / "answers.json"};
+  if (subcommand == "drift") return {dir / "drift.jsonl", dir / "drift.h5"};
+  return {};
+}
+
+// Whether `path` is `place` or lies in it, whatever links lead there. Both exist, or it does not.
+bool lies_in(const fs::path& path, const fs::path& place) {
+  std::error_code error;
+  std::error_code ignored;  // of places that are not there
+  fs::path at = fs::canonical(path, error);
+  if (error) return false;
+  for (; at.has_relative_path(); at = at.parent_path())
+    if (fs::equivalent(at, place, ignored)) return true;
+  return false;
+}
+
+// The same of a directory whose files are links, as in a cache of models.
+bool reads_from(const std::string& input, const fs::path& place) {
+  if (lies_in(input, place)) return true;
+  std::error_code error;
+  for (fs::directory_iterator entry(input, error), end; !error && entry != end;
+       entry.increment(error))
+    if (entry->is_symlink() && lies_in(entry->path(), place)) return true;
+  return false;
+}
+
+void check_inputs_stay(const Options& options) {
+  if (options.output.dir.empty()) return;
+  for (const fs::path& output : replaced_by(options))
+    for (const Input& input : inputs_of(options))
+      if (!input.path.empty() && reads_from(input.path, output))
+        refuse(input.option, input.path, "an input that stays",
+               cat("one in ", output.string(),
+                   ", which this run replaces: choose another output.dir"));
+}
+
 // init and export replace the directory as a whole: it must be new, empty or an older model, and
 // not the model that is being read.
 void check_replaceable(const Options& options) {
@@ -140,6 +211,7 @@ void check_replaceable(const Options& options) {
 void check_paths(const Options& options) {
   check_output(options.output.dir);
   if (options.subcommand == "init" || options.subcommand == "export") check_replaceable(options);
+  check_inputs_stay(options);
   if (options.subcommand == "rebuild") return;
   if (options.subcommand == "init") {
     check_tokenizer(options.init.tokenizer_path);

@@ -7,7 +7,7 @@
 namespace vax::app {
 
 // That every path the subcommand uses exists, is of the right kind and readable, and that
-// output.dir can be made and written. THROWS ConfigError naming the option, the path and what is
+// output.dir can be made and written without replacing any of them. THROWS ConfigError naming the option, the path and what is
 // wrong with it.
 void check_paths(const Options& options);
 

@@ -39,6 +39,16 @@ void sync_tree(const fs::path& directory) {
   sync_directory(directory);
 }
 
+// Moves from one directory to another what `is_own` does not name.
+void keep_foreign(const fs::path& from, const fs::path& to,
+                  const std::function<bool(const std::string&)>& is_own) {
+  if (fs::is_symlink(from) || !fs::is_directory(from)) return;
+  std::vector<fs::path> foreign;
+  for (const auto& entry : fs::directory_iterator(from))
+    if (!is_own(entry.path().filename().string())) foreign.push_back(entry.path().filename());
+  for (const fs::path& name : foreign) fs::rename(from / name, to / name);
+}
+
 // Runs `body`, removes `temporary` when it throws, and turns system errors into WriteError.
 void guarded(const fs::path& path, const fs::path& temporary, const std::function<void()>& body) {
   std::error_code ignored;
@@ -95,7 +105,8 @@ void publish_text(const fs::path& path, std::string_view text) {
   });
 }
 
-void publish_directory(const fs::path& path, const std::function<void(const fs::path&)>& write) {
+void publish_directory(const fs::path& path, const std::function<bool(const std::string&)>& is_own,
+                       const std::function<void(const fs::path&)>& write) {
   const fs::path temporary = temporary_name(path);
   guarded(path, temporary, [&] {
     fs::remove_all(temporary);
@@ -105,6 +116,7 @@ void publish_directory(const fs::path& path, const std::function<void(const fs::
     const fs::path old = temporary.string() + "-old";
     if (fs::exists(path)) fs::rename(path, old);
     fs::rename(temporary, path);
+    keep_foreign(old, path, is_own);
     sync_directory(parent_of(path));
     fs::remove_all(old);
   });

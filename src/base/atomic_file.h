@@ -22,8 +22,11 @@ void publish_file(const std::filesystem::path& path,
                   const std::function<void(const std::filesystem::path&)>& write);
 void publish_text(const std::filesystem::path& path, std::string_view text);
 
-// The same for a directory that `write` fills; an existing `path` is replaced.
+// The same for a directory that `write` fills. An existing directory at `path` is replaced, but
+// what stands there under other names than those of `is_own` goes on in the new one: it is somebody
+// else's.
 void publish_directory(const std::filesystem::path& path,
+                       const std::function<bool(const std::string&)>& is_own,
                        const std::function<void(const std::filesystem::path&)>& write);
 
 // Makes the names in a directory durable: what was created, renamed or removed there. THROWS

@@ -1,8 +1,11 @@
 #include "io/huggingface_writer.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <regex>
+#include <string_view>
 
 #include "base/atomic_file.h"
 #include "base/error.h"
@@ -14,15 +17,15 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::array kCopiedFiles = {"tokenizer.model",
-                                     "tokenizer.json",
-                                     "tokenizer_config.json",
-                                     "special_tokens_map.json",
-                                     "added_tokens.json",
-                                     "vocab.json",
-                                     "merges.txt",
-                                     "chat_template.jinja",
-                                     "generation_config.json"};
+constexpr std::array<std::string_view, 9> kCopiedFiles = {"tokenizer.model",
+                                                          "tokenizer.json",
+                                                          "tokenizer_config.json",
+                                                          "special_tokens_map.json",
+                                                          "added_tokens.json",
+                                                          "vocab.json",
+                                                          "merges.txt",
+                                                          "chat_template.jinja",
+                                                          "generation_config.json"};
 
 using Shards = std::vector<std::vector<TensorToWrite>>;
 
@@ -48,6 +51,14 @@ std::string shard_name(size_t shard, size_t num_shards) {
   std::snprintf(name.data(), name.size(), "model-%05zu-of-%05zu.safetensors", shard + 1,
                 num_shards);
   return name.data();
+}
+
+// Whether this writer gives files such a name, or copies them.
+bool is_own_name(const std::string& name, const HuggingFaceContents& contents) {
+  static const std::regex kWritten(
+      R"(config\.json|model(-\d{5,}-of-\d{5,})?\.safetensors|model\.safetensors\.index\.json)");
+  return std::regex_match(name, kWritten) || contents.extra_files.contains(name) ||
+         std::ranges::find(kCopiedFiles, name) != kCopiedFiles.end();
 }
 
 std::string index_text(const Shards& shards) {
@@ -92,7 +103,7 @@ void write_contents(const DirectoryWriter& out, const HuggingFaceContents& conte
                     const Shards& shards) {
   out.text("config.json", contents.config_json);
   if (!contents.tokenizer_dir.empty()) {
-    for (const char* name : kCopiedFiles) {
+    for (const std::string_view name : kCopiedFiles) {
       const fs::path source = contents.tokenizer_dir / name;
       if (fs::exists(source)) out.copy(source);
     }
@@ -111,7 +122,8 @@ void write_huggingface_directory(const fs::path& path, const HuggingFaceContents
   if (!config.is_object()) config.fail("a JSON object");
   VAX_CHECK(contents.max_shard_bytes > 0, "max_shard_bytes ", contents.max_shard_bytes);
   const Shards shards = split_into_shards(contents.tensors, contents.max_shard_bytes);
-  publish_directory(path, [&](const fs::path& temporary) {
+  const auto is_own = [&](const std::string& name) { return is_own_name(name, contents); };
+  publish_directory(path, is_own, [&](const fs::path& temporary) {
     write_contents(DirectoryWriter(temporary, path), contents, shards);
   });
 }

@@ -215,7 +215,10 @@ void write_adapter(const fs::path& directory, const AdapterConfig& config,
     to_write.push_back(
         tensor_in_memory(tensor.name, DType::kF32, tensor.shape, tensor.data.data()));
   }
-  publish_directory(directory, [&](const fs::path& temporary) {
+  const auto is_own = [](const std::string& name) {
+    return name == kWeightFile || name == kConfigFile;
+  };
+  publish_directory(directory, is_own, [&](const fs::path& temporary) {
     write_safetensors_unpublished(temporary / kWeightFile, directory / kWeightFile, to_write);
     PosixFile file = PosixFile::create(temporary / kConfigFile, directory / kConfigFile);
     file.write(config_text(config));

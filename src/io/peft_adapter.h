@@ -69,7 +69,7 @@ class PeftAdapter {
   std::vector<AdapterModule> modules_;
 };
 
-// Replaces `directory` as a whole when it is complete. `peft` loads the result (task CAUSAL_LM,
+// Replaces both files of `directory` at once when they are complete. `peft` loads the result (task CAUSAL_LM,
 // inference mode). THROWS WriteError; nothing is left behind then. std::logic_error when a tensor
 // does not have the name and shape of a LoRA factor.
 void write_adapter(const std::filesystem::path& directory, const AdapterConfig& config,

@@ -4,7 +4,6 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
-
 #include "base/json.h"
 #include "model/decoder/layout.h"
 #include "support/tiny_llama.h"

@@ -144,6 +144,51 @@ TEST_F(CheckPaths, InitAndExportReplaceModelsOnly) {
   EXPECT_NO_THROW(check_paths(options_));
 }
 
+TEST_F(CheckPaths, InputsAreNotReplaced) {
+  const std::string output = dir_ / "run";
+  options_.output.dir = output;
+  dir_.write("run/model/config.json", "{}");
+  dir_.write("run/model/tokenizer.model", "");
+  dir_.write("run/adapter/adapter_config.json", "{}");
+  options_.model.path = output + "/model";
+  EXPECT_NO_THROW(check_paths(options_)) << "an adapter is written beside it";
+  options_.adapter.type = "none";
+  EXPECT_EQ(error(), "model.path = " + output +
+                         "/model: expected an input that stays, found one in " + output +
+                         "/model, which this run replaces: choose another output.dir");
+  std::filesystem::create_directory_symlink(output + "/model", dir_ / "link");
+  options_.model.path = dir_ / "link";
+  EXPECT_NE(error().find("model.path = " + (dir_ / "link") + ": expected an input that stays"),
+            std::string::npos);
+  // A directory of links, as a cache of models is one.
+  dir_.write("cache/tokenizer.model", "");
+  std::filesystem::create_symlink(output + "/model/config.json", dir_ / "cache/config.json");
+  options_.model.path = dir_ / "cache";
+  EXPECT_NE(error().find("model.path = " + (dir_ / "cache")), std::string::npos);
+  options_.model.path = dir_ / "model";
+  options_.adapter.type = "lora";
+  options_.adapter.merge = {output + "/adapter"};
+  EXPECT_NE(error().find("adapter.merge = "), std::string::npos);
+  options_.adapter.merge.clear();
+  options_.adapter.init = dir_ / "run/../run/adapter/";
+  EXPECT_NE(error().find("adapter.init = "), std::string::npos);
+  options_.adapter.init.clear();
+  options_.data.path = dir_.write("run/run.jsonl", "");
+  EXPECT_NE(error().find("data.path = "), std::string::npos);
+  options_.output.overwrite = true;
+  EXPECT_NE(error().find("data.path = "), std::string::npos) << "of a finished run, not of inputs";
+  options_.subcommand = "generate";
+  EXPECT_NO_THROW(check_paths(options_));
+  options_.data.path = dir_.write("run/answers.json", "");
+  EXPECT_NE(error().find("data.path = "), std::string::npos);
+  options_.subcommand = "export";
+  options_.data.path.clear();
+  options_.output.dir = output + "/model";
+  options_.adapter.merge = {dir_.write("run/model/sub/adapter_config.json", "{}")};
+  options_.adapter.merge[0].resize(options_.adapter.merge[0].rfind('/'));
+  EXPECT_NE(error().find("adapter.merge = "), std::string::npos) << "inside of what is replaced";
+}
+
 // Root may read and write everything: as root, the checks run as another user.
 class WithoutPrivileges {
  public:

@@ -79,11 +79,17 @@ TEST_F(AtomicFile, PublishesADirectoryWhole) {
   const auto write = [](const char* text) {
     return [text](const fs::path& path) { std::ofstream(path / "a") << text; };
   };
-  publish_directory(directory_ / "d", write("1"));
-  publish_directory(directory_ / "d", write("2"));
+  const auto is_own = [](const std::string& name) { return name == "a" || name == "old"; };
+  publish_directory(directory_ / "d", is_own, write("1"));
+  std::ofstream(directory_ / "d" / "old") << "own, but no more written";
+  fs::create_directory(directory_ / "d" / "foreign");
+  std::ofstream(directory_ / "d" / "foreign" / "notes") << "kept";
+  publish_directory(directory_ / "d", is_own, write("2"));
   EXPECT_EQ(read_file(directory_ / "d" / "a"), "2");
-  EXPECT_THROW(publish_directory(directory_ / "d", [](const fs::path&) { throw DataError("no"); }),
-               DataError);
+  EXPECT_EQ(read_file(directory_ / "d" / "foreign" / "notes"), "kept");
+  EXPECT_FALSE(fs::exists(directory_ / "d" / "old"));
+  const auto fail = [](const fs::path&) { throw DataError("no"); };
+  EXPECT_THROW(publish_directory(directory_ / "d", is_own, fail), DataError);
   EXPECT_EQ(read_file(directory_ / "d" / "a"), "2");
   EXPECT_EQ(num_entries(), 1U);
 }
