@@ -2,15 +2,16 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <map>
+#include <sstream>
 #include <string>
 #include <vector>
 
-#include "app/option_table.h"
-#include "app/resolved_config.h"
+#include "app/setting_sources.h"
 #include "base/error.h"
 #include "io/huggingface_writer.h"
 #include "io/peft_adapter.h"
+#include "train/model_options.h"
+#include "train/output_options.h"
 #include "train/saver.h"
 
 namespace vax::app {
@@ -21,14 +22,17 @@ namespace fs = std::filesystem;
 constexpr std::string_view kPlane = "trainable";
 
 // The options that the checkpoint's run was started with.
-Options options_of(const io::CheckpointReader& checkpoint) {
+Options options_of(const OptionTable& table, const io::CheckpointReader& checkpoint) {
+  const std::string place = cat(checkpoint.directory().string(), ": manifest.json: config");
   Options options;
-  for (const auto& [name, value] : read_ini(checkpoint.manifest().config)) {
-    const OptionRow* const row = find_option(name);
+  std::istringstream text(checkpoint.manifest().config);
+  for (const Setting& setting : read_ini(text, place, {})) {
+    if (was_option_once(setting.name)) continue;
+    const OptionRow* const row = table.find(setting.name);
+    const std::string& value = setting.values.at(0);
     if (row == nullptr || !row->assign(options, value))
-      throw DataError(cat(checkpoint.directory().string(), ": manifest.json: config: ", name,
-                          ": expected ", row ? row->expected() : "a known option", ", found '",
-                          value, "'"));
+      throw DataError(cat(place, ": ", setting.name, ": expected ",
+                          row ? row->expected() : "a known option", ", found '", value, "'"));
   }
   return options;
 }
@@ -65,12 +69,12 @@ void export_adapter(const io::CheckpointReader& checkpoint, const Options& optio
     if (const std::string target = target_of(member.name); !std::ranges::count(targets, target))
       targets.push_back(target);
   });
-  io::write_adapter(options.output.dir,
+  io::write_adapter(options.get<OutputOptions>().dir,
                     {.r = trained.r,
                      .alpha = trained.alpha,
                      .dropout = trained.dropout,
                      .targets = targets,
-                     .base_model = options.model.path},
+                     .base_model = options.get<ModelOptions>().path},
                     tensors);
 }
 
@@ -78,7 +82,7 @@ void export_adapter(const io::CheckpointReader& checkpoint, const Options& optio
 constexpr int64_t kElementsAtOnce = int64_t{1} << 22;
 
 void export_model(const io::CheckpointReader& checkpoint, const Options& options) {
-  const bool bf16 = options.model.dtype == ModelDtype::kBf16;
+  const bool bf16 = options.get<ModelOptions>().dtype == ModelDtype::kBf16;
   const auto target = bf16 ? io::TargetType::kBFloat16 : io::TargetType::kFloat32;
   std::vector<io::TensorToWrite> tensors;
   for_each_parameter(checkpoint, [&](const io::CheckpointMember& member, const auto& place) {
@@ -101,18 +105,20 @@ void export_model(const io::CheckpointReader& checkpoint, const Options& options
                        .shape = member.shape,
                        .source = source});
   });
-  io::write_huggingface_directory(options.output.dir,
-                                  {.config_json = train::config_json_for(options.model.path, bf16),
-                                   .tensors = tensors,
-                                   .tokenizer_dir = options.model.path});
+  io::write_huggingface_directory(
+      options.get<OutputOptions>().dir,
+      {.config_json = train::config_json_for(options.get<ModelOptions>().path, bf16),
+       .tensors = tensors,
+       .tokenizer_dir = options.get<ModelOptions>().path});
 }
 
 }  // namespace
 
-void export_checkpoint(const io::CheckpointReader& checkpoint, const Options& options) {
-  const Options trained = options_of(checkpoint);
-  if (trained.adapter.type == AdapterType::kLora)
-    export_adapter(checkpoint, options, trained.adapter);
+void export_checkpoint(const OptionTable& table, const io::CheckpointReader& checkpoint,
+                       const Options& options) {
+  const Options trained = options_of(table, checkpoint);
+  if (trained.get<AdapterOptions>().type == AdapterType::kLora)
+    export_adapter(checkpoint, options, trained.get<AdapterOptions>());
   else
     export_model(checkpoint, options);
 }

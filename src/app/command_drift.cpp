@@ -11,17 +11,21 @@
 #include "app/session.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "train/model_options.h"
+#include "train/output_options.h"
 #include "train/run_outputs.h"
+#include "train/shard_options.h"
 #include "vaccine/drift.h"
+#include "vaccine/drift_options.h"
 
 namespace vax::app {
 namespace {
 
 train::ModelRequest base_request(const Options& options, const std::string& path,
                                  const std::vector<std::string>& merge) {
-  ModelOptions model = options.model;
+  ModelOptions model = options.get<ModelOptions>();
   if (!path.empty()) model.path = path;
-  return {.model = model, .merge = merge, .shard = options.shard};
+  return {.model = model, .merge = merge, .shard = options.get<ShardOptions>()};
 }
 
 void print_table(const io::DriftRecord& record) {
@@ -33,12 +37,13 @@ void print_table(const io::DriftRecord& record) {
 }
 
 void write_record(const Session& session, const io::DriftRecord& record) {
-  const std::filesystem::path directory = session.options.output.dir;
+  const std::filesystem::path directory = session.options.get<OutputOptions>().dir;
   std::filesystem::create_directories(directory);
   io::RunLog log(directory / "drift.jsonl", {});
   log.write(record);
-  io::RunFile file(directory / "drift.h5", {},
-                   {.config = to_ini(session.options), .program_version = VAX_VERSION});
+  io::RunFile file(
+      directory / "drift.h5", {},
+      {.config = to_ini(session.table(), session.options), .program_version = VAX_VERSION});
   file.append(record);
   file.close();
 }
@@ -52,17 +57,19 @@ void run_drift(const Session& session) {
   together(session.world, [&] { batches = drift_batches(options, load_tokenizer(options)); });
   vaccine::DriftMeter meter(std::move(batches), *mesh.world);
   {
-    const auto reference = load_model(
-        session, mesh,
-        base_request(options, options.drift.reference_path, options.drift.reference_merge));
+    const auto reference =
+        load_model(session, mesh,
+                   base_request(options, options.get<DriftOptions>().reference_path,
+                                options.get<DriftOptions>().reference_merge));
     meter.set_reference(reference->model(), reference->weights());
   }
-  const auto state = load_model(session, mesh, base_request(options, "", options.adapter.merge));
+  const auto state =
+      load_model(session, mesh, base_request(options, "", options.get<AdapterOptions>().merge));
   const io::DriftRecord record = meter.measure(state->model(), state->weights(), 0);
   together(session.world, [&] {
     if (!session.is_root()) return;
     print_table(record);
-    if (!options.output.dir.empty()) write_record(session, record);
+    if (!options.get<OutputOptions>().dir.empty()) write_record(session, record);
   });
 }
 

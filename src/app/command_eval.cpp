@@ -7,8 +7,13 @@
 #include "app/session.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "data/data_options.h"
+#include "eval/eval_options.h"
 #include "eval/evaluate.h"
 #include "eval/report.h"
+#include "train/model_options.h"
+#include "train/output_options.h"
+#include "train/shard_options.h"
 
 namespace vax::app {
 namespace {
@@ -23,8 +28,8 @@ struct LoadedForEval {
     return {.model = state->model(),
             .weights = state->weights(),
             .tokenizer = *tokenizer,
-            .eval = options.eval,
-            .data = options.data,
+            .eval = options.get<EvalOptions>(),
+            .data = options.get<DataOptions>(),
             .world = *mesh.world,
             .begin_pass =
                 [this] { train::begin_step(state->weights(), state->model().unit_uses(false)); },
@@ -39,9 +44,10 @@ LoadedForEval load(const Session& session) {
   const Options& options = session.options;
   LoadedForEval loaded{.mesh = make_mesh(session, false)};
   together(session.world, [&] { loaded.tokenizer.emplace(load_tokenizer(options)); });
-  loaded.state =
-      load_model(session, loaded.mesh,
-                 {.model = options.model, .merge = options.adapter.merge, .shard = options.shard});
+  loaded.state = load_model(session, loaded.mesh,
+                            {.model = options.get<ModelOptions>(),
+                             .merge = options.get<AdapterOptions>().merge,
+                             .shard = options.get<ShardOptions>()});
   return loaded;
 }
 
@@ -73,8 +79,9 @@ void run_eval(const Session& session) {
   together(session.world, [&] {
     if (!session.is_root()) return;
     print_report(result.report);
-    eval::write_report(session.options.output.dir, result.report, result.answers);
-    log::info(cat("wrote eval.json and answers.json in ", session.options.output.dir));
+    eval::write_report(session.options.get<OutputOptions>().dir, result.report, result.answers);
+    log::info(
+        cat("wrote eval.json and answers.json in ", session.options.get<OutputOptions>().dir));
   });
 }
 
@@ -86,8 +93,8 @@ void run_generate(const Session& session) {
   const std::vector<eval::Answer> answers = eval::generate_answers(inputs, prompts);
   together(session.world, [&] {
     if (!session.is_root()) return;
-    eval::write_answers(session.options.output.dir, answers);
-    log::info(cat("wrote answers.json in ", session.options.output.dir));
+    eval::write_answers(session.options.get<OutputOptions>().dir, answers);
+    log::info(cat("wrote answers.json in ", session.options.get<OutputOptions>().dir));
   });
 }
 

@@ -8,8 +8,12 @@
 #include "app/session.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "train/checkpoint_options.h"
+#include "train/model_options.h"
+#include "train/output_options.h"
 #include "train/resume.h"
 #include "train/saver.h"
+#include "train/shard_options.h"
 
 namespace vax::app {
 
@@ -19,32 +23,33 @@ void export_from_checkpoint(const Session& session) {
   const Options& options = session.options;
   std::optional<io::CheckpointReader> checkpoint;
   try {
-    checkpoint = train::open_checkpoint(session.world, options.checkpoint.path);
+    checkpoint = train::open_checkpoint(session.world, options.get<CheckpointOptions>().path);
   } catch (const DataError& e) {
     throw AgreedError(e.what(), kBadInput);
   }
   together(session.world, [&] {
-    if (session.is_root()) export_checkpoint(*checkpoint, options);
+    if (session.is_root()) export_checkpoint(session.table(), *checkpoint, options);
   });
   if (session.is_root())
-    log::info(cat("wrote ", options.output.dir, " from step ", checkpoint->manifest().position.step,
-                  " of the run"));
+    log::info(cat("wrote ", options.get<OutputOptions>().dir, " from step ",
+                  checkpoint->manifest().position.step, " of the run"));
 }
 
 }  // namespace
 
 void run_export(const Session& session) {
   const Options& options = session.options;
-  if (!options.checkpoint.path.empty()) return export_from_checkpoint(session);
+  if (!options.get<CheckpointOptions>().path.empty()) return export_from_checkpoint(session);
   train::Mesh mesh = make_mesh(session, false);
   // As weights to be trained: with fp32 masters.
   const auto state = load_model(session, mesh,
-                                {.model = options.model,
-                                 .merge = options.adapter.merge,
-                                 .shard = options.shard,
+                                {.model = options.get<ModelOptions>(),
+                                 .merge = options.get<AdapterOptions>().merge,
+                                 .shard = options.get<ShardOptions>(),
                                  .train_base = true});
-  train::save_model(*state, options.output.dir, options.model.path, session.is_root());
-  if (session.is_root()) log::info(cat("wrote ", options.output.dir));
+  train::save_model(*state, options.get<OutputOptions>().dir, options.get<ModelOptions>().path,
+                    session.is_root());
+  if (session.is_root()) log::info(cat("wrote ", options.get<OutputOptions>().dir));
 }
 
 }  // namespace vax::app

@@ -16,8 +16,11 @@
 #include "data/tokenizer.h"
 #include "io/huggingface_writer.h"
 #include "model/families/built_in.h"
+#include "model/init_options.h"
 #include "model/model.h"
 #include "ops/parallel.h"
+#include "train/model_options.h"
+#include "train/output_options.h"
 
 namespace vax::app {
 namespace {
@@ -74,9 +77,9 @@ void write_random(const FlatMember& member, const InitOptions& options, bool bf1
 
 void write_model(const Options& options) {
   const Stopwatch watch;
-  const std::filesystem::path tokenizer_path = options.init.tokenizer_path;
+  const std::filesystem::path tokenizer_path = options.get<InitOptions>().tokenizer_path;
   const data::Tokenizer tokenizer = data::Tokenizer::load(tokenizer_path);
-  InitOptions init = options.init;
+  InitOptions init = options.get<InitOptions>();
   if (init.vocab_size == 0) init.vocab_size = tokenizer.vocab_size();
   if (init.vocab_size < tokenizer.vocab_size())
     throw ConfigError(cat("init.vocab_size: expected at least the tokenizer's ",
@@ -85,7 +88,7 @@ void write_model(const Options& options) {
   const model::Families families = model::built_in_families();
   const model::Spec spec = families.first().design(init);
   const FlatLayout layout = model::make_model(spec, {}, false, at::kFloat)->base_layout();
-  const bool bf16 = options.model.dtype == ModelDtype::kBf16;
+  const bool bf16 = options.get<ModelOptions>().dtype == ModelDtype::kBf16;
   std::vector<io::TensorToWrite> tensors;
   for (const FlatUnit& unit : layout)
     for (const FlatGroup& group : unit.groups)
@@ -105,9 +108,9 @@ void write_model(const Options& options) {
       .tensors = tensors,
       .tokenizer_dir = is_directory ? tokenizer_path : std::filesystem::path()};
   if (!is_directory) contents.extra_files["tokenizer.model"] = read_file(tokenizer_path);
-  io::write_huggingface_directory(options.output.dir, contents);
-  log::info(cat("wrote ", options.output.dir, ": ", num_parameters(layout), " parameters, ",
-                bf16 ? "bf16" : "fp32", ", ", watch.elapsed_s(), " s"));
+  io::write_huggingface_directory(options.get<OutputOptions>().dir, contents);
+  log::info(cat("wrote ", options.get<OutputOptions>().dir, ": ", num_parameters(layout),
+                " parameters, ", bf16 ? "bf16" : "fp32", ", ", watch.elapsed_s(), " s"));
 }
 
 }  // namespace

@@ -7,7 +7,6 @@
 #include <system_error>
 
 #include "app/did_you_mean.h"
-#include "app/option_table.h"
 #include "app/setting_sources.h"
 #include "app/subcommands.h"
 #include "base/atomic_file.h"
@@ -24,14 +23,6 @@ const Subcommand& require_subcommand(const std::string& name) {
   for (const Subcommand& subcommand : kSubcommands) names.emplace_back(subcommand.name);
   throw ConfigError(cat("expected a subcommand (", join(names, ", "), "), found '", name, "'",
                         did_you_mean(name, names)));
-}
-
-std::vector<std::string> section_names() {
-  std::vector<std::string> names;
-  for (const OptionRow& row : option_rows()) {
-    if (names.empty() || names.back() != row.section) names.push_back(row.section);
-  }
-  return names;
 }
 
 // The words of a setting as the one text that its row reads.
@@ -64,16 +55,17 @@ void refuse_unless_file(const std::string& path) {
 class Merger {
  public:
   Merger(CommandLine& result, const Subcommand& subcommand)
-      : result_(result), subcommand_(subcommand) {}
+      : table_(*result.table), result_(result), subcommand_(subcommand) {}
 
   void take_file(const std::string& path) {
     refuse_unless_file(path);
     std::istringstream text(read_file(path));
-    for (const Setting& setting : read_ini(text, path, section_names())) {
-      const OptionRow* const row = find_option(setting.name);
+    for (const Setting& setting : read_ini(text, path, table_.section_names())) {
+      if (was_option_once(setting.name)) continue;
+      const OptionRow* const row = table_.find(setting.name);
       if (row == nullptr) {
         throw ConfigError(cat(setting.where, ": unknown option ", setting.name,
-                              did_you_mean(setting.name, option_names(subcommand_.bit))));
+                              did_you_mean(setting.name, table_.names(subcommand_.bit))));
       }
       if ((row->used_by & subcommand_.bit) != 0) {
         assign(*row, setting, result_.options);
@@ -89,7 +81,7 @@ class Merger {
   void take_command_line(const std::vector<Setting>& settings) {
     for (const Setting& setting : settings) {
       if (setting.name == "config") continue;
-      const OptionRow& row = *find_option(setting.name);
+      const OptionRow& row = table_.at(setting.name);
       if ((row.used_by & subcommand_.bit) == 0) {
         throw ConfigError(cat("option --", setting.name, " is not used by `vaccine ",
                               subcommand_.name, "`; `vaccine ", subcommand_.name,
@@ -116,6 +108,7 @@ class Merger {
     }
   }
 
+  const OptionTable& table_;
   CommandLine& result_;
   const Subcommand& subcommand_;
   int precedence_ = 0;
@@ -154,8 +147,9 @@ std::string CommandLine::where(std::string_view name) const {
   return found == origins.end() ? "default" : found->second.where;
 }
 
-CommandLine parse(const std::vector<std::string>& arguments) {
+CommandLine parse(const OptionTable& table, const std::vector<std::string>& arguments) {
   CommandLine result;
+  result.table = &table;
   if (arguments.empty()) {
     throw ConfigError("expected a subcommand, found nothing; `vaccine --help` lists them");
   }
@@ -174,20 +168,20 @@ CommandLine parse(const std::vector<std::string>& arguments) {
     result.request = CommandLine::Request::kHelp;
     return result;
   }
-  std::vector<std::string> suggested = option_names(subcommand.bit);
+  std::vector<std::string> suggested = table.names(subcommand.bit);
   suggested.emplace_back("config");
   std::vector<std::string> words(arguments.begin() + 1, arguments.end());
   if (subcommand.bit == kPlan) spell_out_schedule(words);
   const std::vector<Setting> settings =
-      read_command_line(words, option_names(kEverySubcommand), suggested);
+      read_command_line(words, table.names(kEverySubcommand), suggested);
   Merger merger(result, subcommand);
   for (const std::string& file : config_files(settings)) merger.take_file(file);
   merger.take_command_line(settings);
   return result;
 }
 
-CommandLine parse(int argc, const char* const* argv) {
-  return parse(std::vector<std::string>(argv + std::min(argc, 1), argv + argc));
+CommandLine parse(const OptionTable& table, int argc, const char* const* argv) {
+  return parse(table, std::vector<std::string>(argv + std::min(argc, 1), argv + argc));
 }
 
 }  // namespace vax::app

@@ -10,7 +10,7 @@
 #include <string_view>
 #include <vector>
 
-#include "app/options.h"
+#include "app/option_table.h"
 
 namespace vax::app {
 
@@ -23,6 +23,7 @@ struct Origin {
 struct CommandLine {
   enum class Request { kRun, kHelp, kVersion };
 
+  const OptionTable* table = nullptr;  // that it was parsed with; outlives this
   Request request = Request::kRun;
   Options options;  // options.subcommand is empty only for the program's own --help and --version
   std::map<std::string, Origin, std::less<>> origins;  // of the options given; by "section.key"
@@ -34,14 +35,15 @@ struct CommandLine {
   std::string where(std::string_view name) const;
 };
 
-// `arguments` without the program's name: SUBCOMMAND [--config FILE]... [--section.key VALUE]...;
+// `table`: what there is; the result refers to it. `arguments` without the program's name:
+// SUBCOMMAND [--config FILE]... [--section.key VALUE]...;
 // --help (-h) anywhere asks for help, --version alone for the version.
 // A boolean option without a value is true. A list takes several words or one text with commas or
 // spaces. On a repeated option the last one holds.
 // An option that the subcommand does not use is an error on the command line; in a file it is
 // checked and otherwise ignored, so that one file can serve several subcommands.
 // THROWS ConfigError (option, expected, actual, place), DataError when a file cannot be read.
-CommandLine parse(const std::vector<std::string>& arguments);
-CommandLine parse(int argc, const char* const* argv);
+CommandLine parse(const OptionTable& table, const std::vector<std::string>& arguments);
+CommandLine parse(const OptionTable& table, int argc, const char* const* argv);
 
 }  // namespace vax::app

@@ -5,16 +5,22 @@
 #include <cstdio>
 
 #include "app/model_loading.h"
+#include "app/plan_options.h"
 #include "app/planning.h"
+#include "app/runtime_options.h"
 #include "app/session.h"
 #include "base/error.h"
 #include "base/narrow.h"
+#include "data/data_options.h"
+#include "train/checkpoint_options.h"
+#include "train/model_options.h"
+#include "train/train_options.h"
 
 namespace vax::app {
 namespace {
 
 train::Layout layout_of(const Session& session) {
-  const PlanOptions& options = session.options.plan;
+  const PlanOptions& options = session.options.get<PlanOptions>();
   const int64_t ranks = options.ranks.value_or(session.world.size());
   const int64_t per_node = options.ranks_per_node.value_or(ranks);
   if (per_node > ranks || ranks % per_node != 0)
@@ -22,7 +28,7 @@ train::Layout layout_of(const Session& session) {
                           ranks, ", found ", per_node));
   return {.num_ranks = narrow<int>(ranks),
           .ranks_per_node = narrow<int>(per_node),
-          .on_device = session.options.runtime.device == DeviceChoice::kCuda};
+          .on_device = session.options.get<RuntimeOptions>().device == DeviceChoice::kCuda};
 }
 
 void print_bytes(const char* name, int64_t bytes) {
@@ -34,7 +40,7 @@ void print_bytes(const char* name, int64_t bytes) {
 int64_t checkpoint_bytes(const Options& options, const train::ModelPlan& model) {
   constexpr int64_t kTrainedBytes = 3 * sizeof(float);
   int64_t bytes = kTrainedBytes * num_parameters(model.model->trainable_layout());
-  if (!options.checkpoint.adapter_only.value_or(true))
+  if (!options.get<CheckpointOptions>().adapter_only.value_or(true))
     bytes += num_parameters(model.model->frozen_layout()) *
              static_cast<int64_t>(c10::elementSize(model.frozen_units.shard_dtype));
   return bytes;
@@ -67,21 +73,22 @@ void run_plan(const Session& session) {
   together(session.world, [&] {
     const Options& options = session.options;
     const train::Layout layout = layout_of(session);
-    const AdapterOptions& adapter = options.adapter;
+    const AdapterOptions& adapter = options.get<AdapterOptions>();
     const model::Spec spec = read_spec(options);
     const train::ModelPlan model(
         request_of(options), spec,
         adapter.type == AdapterType::kLora
             ? model::make_lora_spec(spec, adapter.r, adapter.alpha, adapter.targets)
             : model::LoraSpec{});
-    const auto rows = static_cast<size_t>(options.train.global_batch);
-    const train::Workload workload = train::workload_of(
-        std::vector<int64_t>(rows, options.data.max_length),
-        std::vector<int64_t>(rows, options.data.max_length - 1), options.train, layout.num_ranks);
+    const auto rows = static_cast<size_t>(options.get<TrainOptions>().global_batch);
+    const train::Workload workload =
+        train::workload_of(std::vector<int64_t>(rows, options.get<DataOptions>().max_length),
+                           std::vector<int64_t>(rows, options.get<DataOptions>().max_length - 1),
+                           options.get<TrainOptions>(), layout.num_ranks);
     const train::StepPlan plan = plan_run(options, model, layout, workload);
     if (!session.is_root()) return;
     std::printf("%s on %d ranks, %d a node: %ld tokens a micro-batch, %ld micro-batches\n",
-                options.train.method.c_str(), layout.num_ranks, layout.ranks_per_node,
+                options.get<TrainOptions>().method.c_str(), layout.num_ranks, layout.ranks_per_node,
                 static_cast<long>(workload.micro_tokens),
                 static_cast<long>(workload.num_micro_batches));
     std::printf("a checkpoint has %s of data\n",
@@ -90,7 +97,7 @@ void run_plan(const Session& session) {
     train::visit_memory(plan.memory, print_bytes);
     print_bytes("in all", plan.memory.total());
     print_wire(plan.wire);
-    if (!options.plan.schedule) return;
+    if (!options.get<PlanOptions>().schedule) return;
     for (const train::PlanePlan& plane : plan.planes) print_schedule(plane);
   });
 }

@@ -6,6 +6,7 @@
 #include "app/session.h"
 #include "base/error.h"
 #include "io/run_rebuild.h"
+#include "train/output_options.h"
 #include "train/step_figures.h"
 
 namespace vax::app {
@@ -25,7 +26,7 @@ std::string summary_text(const io::RunSummary& summary) {
 void run_rebuild(const Session& session) {
   together(session.world, [&] {
     if (!session.is_root()) return;
-    const std::filesystem::path directory = session.options.output.dir;
+    const std::filesystem::path directory = session.options.get<OutputOptions>().dir;
     const io::RunSummary summary =
         io::rebuild_run_file(directory / "run.jsonl", train::step_figures(), directory / "run.h5");
     std::cout << "wrote " << (directory / "run.h5").string() << ": " << summary_text(summary)

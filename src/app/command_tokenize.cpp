@@ -6,10 +6,12 @@
 
 #include "app/session.h"
 #include "base/error.h"
+#include "data/data_options.h"
 #include "data/dataset.h"
 #include "data/prompt.h"
 #include "data/tokenizer.h"
 #include "data/utf8.h"
+#include "train/model_options.h"
 
 namespace vax::app {
 namespace {
@@ -19,31 +21,30 @@ void print(const nlohmann::ordered_json& line) {
   if (!(std::cout << line.dump() << '\n')) throw WriteError("cannot write to standard output");
 }
 
-void tokenize_lines(const Options& options, const data::Tokenizer& tokenizer) {
+void tokenize_lines(const DataOptions& options, const data::Tokenizer& tokenizer) {
   std::string line;
   for (int64_t number = 1; std::getline(std::cin, line); ++number) {
     if (data::find_invalid_utf8(line))
       throw DataError(cat("standard input:", number, ": not valid UTF-8"));
-    std::vector<int64_t> ids = tokenizer.encode(line, options.data.parse_special);
+    std::vector<int64_t> ids = tokenizer.encode(line, options.parse_special);
     if (tokenizer.add_bos()) ids.insert(ids.begin(), tokenizer.bos_id());
     print(ids);
   }
 }
 
 // A row of data.path: its text, ids, and labels with null where nothing is predicted.
-void show_samples(const Options& options, const data::Tokenizer& tokenizer) {
-  const data::RecordFormat format = options.data.format;
-  const data::PromptTemplate prompt_template =
-      data::PromptTemplate::named(options.data.template_name);
-  const data::RecordFile file = data::read_records(options.data.path, {.format = format});
-  const int64_t end = options.data.samples ? options.data.skip + *options.data.samples
-                                           : static_cast<int64_t>(file.records.size());
+void show_samples(const DataOptions& options, const data::Tokenizer& tokenizer) {
+  const data::RecordFormat format = options.format;
+  const data::PromptTemplate prompt_template = data::PromptTemplate::named(options.template_name);
+  const data::RecordFile file = data::read_records(options.path, {.format = format});
+  const int64_t end =
+      options.samples ? options.skip + *options.samples : static_cast<int64_t>(file.records.size());
   for (const data::Record& record : file.records) {
-    if (record.row < options.data.skip || record.row >= end) continue;
+    if (record.row < options.skip || record.row >= end) continue;
     const data::Sample sample = data::make_sample(tokenizer, prompt_template, record,
                                                   {.format = format,
-                                                   .parse_special = options.data.parse_special,
-                                                   .max_length = options.data.max_length});
+                                                   .parse_special = options.parse_special,
+                                                   .max_length = options.max_length});
     nlohmann::ordered_json shown = {{"row", record.row}, {"ids", sample.ids}};
     if (format == data::RecordFormat::kText) {
       shown["text"] = record.text;
@@ -67,11 +68,13 @@ void show_samples(const Options& options, const data::Tokenizer& tokenizer) {
 void run_tokenize(const Session& session) {
   together(session.world, [&] {
     if (!session.is_root()) return;
-    const data::Tokenizer tokenizer = data::Tokenizer::load(session.options.model.path);
-    if (session.options.data.path.empty())
-      tokenize_lines(session.options, tokenizer);
+    const data::Tokenizer tokenizer =
+        data::Tokenizer::load(session.options.get<ModelOptions>().path);
+    const DataOptions& options = session.options.get<DataOptions>();
+    if (options.path.empty())
+      tokenize_lines(options, tokenizer);
     else
-      show_samples(session.options, tokenizer);
+      show_samples(options, tokenizer);
     if (!std::cout.flush()) throw WriteError("cannot write to standard output");
   });
 }

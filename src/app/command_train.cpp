@@ -6,16 +6,24 @@
 #include "app/planning.h"
 #include "app/resolved_config.h"
 #include "app/resuming.h"
+#include "app/runtime_options.h"
 #include "app/session.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/stopwatch.h"
+#include "data/data_options.h"
+#include "train/checkpoint_options.h"
 #include "train/checkpointer.h"
+#include "train/model_options.h"
+#include "train/output_options.h"
 #include "train/saver.h"
 #include "train/step_figures.h"
+#include "train/train_options.h"
 #include "train/trainer.h"
 #include "vaccine/drift.h"
+#include "vaccine/drift_options.h"
 #include "vaccine/vaccine_method.h"
+#include "vaccine/vaccine_options.h"
 
 #ifndef VAX_VERSION
 #error "VAX_VERSION is set by CMake"
@@ -26,12 +34,14 @@ namespace {
 
 namespace fs = std::filesystem;
 
-bool trains_adapter(const Options& options) { return options.adapter.type == AdapterType::kLora; }
+bool trains_adapter(const Options& options) {
+  return options.get<AdapterOptions>().type == AdapterType::kLora;
+}
 
 // An adapter that is gone on from brings its shape; an option that says otherwise is a mistake. The
 // options take over its values, so that the stored configuration says what was trained.
 void adopt_initial_adapter(const Session& session, Options& options) {
-  AdapterOptions& adapter = options.adapter;
+  AdapterOptions& adapter = options.get<AdapterOptions>();
   if (adapter.init.empty()) return;
   const io::AdapterConfig config = io::read_adapter_config(adapter.init);
   const CommandLine& given = session.command_line;
@@ -56,21 +66,21 @@ void adopt_initial_adapter(const Session& session, Options& options) {
 
 // What only the model can tell, before it is loaded.
 void check_against_model(const Options& options) {
-  if (options.train.method != "vaccine") return;
+  if (options.get<TrainOptions>().method != "vaccine") return;
   const model::Spec spec = read_spec(options);
-  vaccine::Perturbation(options.vaccine, static_cast<int>(spec.num_layers),
+  vaccine::Perturbation(options.get<VaccineOptions>(), static_cast<int>(spec.num_layers),
                         {.width = spec.hidden_size});
 }
 
-io::StartRecord start_record(const Options& options, int world_size, const data::Dataset& dataset,
-                             const train::ModelState& state) {
+io::StartRecord start_record(const Session& session, const Options& options,
+                             const data::Dataset& dataset, const train::ModelState& state) {
   nlohmann::json config = nlohmann::json::object();
-  for (const OptionJson& option : to_json_values(options))
+  for (const OptionJson& option : to_json_values(session.table(), options))
     config[option.section][option.key] = nlohmann::json::parse(option.json);
   io::StartRecord record{.version = VAX_VERSION,
-                         .world_size = world_size,
+                         .world_size = session.world.size(),
                          .config_json = config.dump(),
-                         .model_path = options.model.path,
+                         .model_path = options.get<ModelOptions>().path,
                          .model_parameters = state.num_parameters(),
                          .model_trainable = state.num_trainable()};
   for (const data::DataSource& source : dataset.sources)
@@ -89,9 +99,10 @@ void report_data(const data::Dataset& dataset) {
 
 std::unique_ptr<train::StepMethod> make_method(const Options& options,
                                                const train::StepContext& context) {
-  if (options.train.method == "sft") return std::make_unique<train::SftMethod>(context);
-  VAX_CHECK(options.train.method == "vaccine", options.train.method);
-  return std::make_unique<vaccine::VaccineMethod>(context, options.vaccine);
+  if (options.get<TrainOptions>().method == "sft")
+    return std::make_unique<train::SftMethod>(context);
+  VAX_CHECK(options.get<TrainOptions>().method == "vaccine", options.get<TrainOptions>().method);
+  return std::make_unique<vaccine::VaccineMethod>(context, options.get<VaccineOptions>());
 }
 
 // Keeps the reference before the first step and measures when drift.interval or the end says so.
@@ -101,19 +112,19 @@ auto drift_observer(const Options& options, vaccine::DriftMeter& meter, train::M
       meter.set_reference(state.model(), state.weights());
       return std::nullopt;
     }
-    const int64_t interval = options.drift.interval;
+    const int64_t interval = options.get<DriftOptions>().interval;
     if (!is_last && (interval == 0 || step % interval != 0)) return std::nullopt;
     return meter.measure(state.model(), state.weights(), step);
   };
 }
 
 void save(const Options& options, train::ModelState& state, bool is_writer) {
-  const fs::path output = options.output.dir;
+  const fs::path output = options.get<OutputOptions>().dir;
   if (trains_adapter(options))
-    train::save_adapter(state, output / "adapter", options.model.path, options.adapter.dropout,
-                        is_writer);
+    train::save_adapter(state, output / "adapter", options.get<ModelOptions>().path,
+                        options.get<AdapterOptions>().dropout, is_writer);
   else
-    train::save_model(state, output / "model", options.model.path, is_writer);
+    train::save_model(state, output / "model", options.get<ModelOptions>().path, is_writer);
 }
 
 // Of the fullest rank. COLLECTIVE.
@@ -156,12 +167,12 @@ void report_memory(const Session& session, dist::Collectives& world,
 io::CheckpointManifest describe_run(const Session& session, const Options& options,
                                     const io::StartRecord& start, const train::Trainer& trainer) {
   return {.program_version = VAX_VERSION,
-          .config = to_ini(options),
+          .config = to_ini(session.table(), options),
           .data = start.data,
           .world_size = session.world.size(),
           .position = {.num_steps = trainer.num_steps(),
                        .steps_per_epoch = trainer.steps_per_epoch(),
-                       .seed = options.train.seed}};
+                       .seed = options.get<TrainOptions>().seed}};
 }
 
 // Weights and moments of the checkpoint in place of the initial ones. COLLECTIVE.
@@ -190,11 +201,11 @@ std::unique_ptr<train::RunOutputs> open_outputs(const Session& session, const Op
   together(session.world, [&] {
     if (!session.is_root()) return;
     clear_way(point, options);
-    train::RunDescription run{.directory = options.output.dir,
-                              .config_text = to_ini(options),
+    train::RunDescription run{.directory = options.get<OutputOptions>().dir,
+                              .config_text = to_ini(session.table(), options),
                               .start = start,
                               .figures = train::step_figures(),
-                              .log_interval = options.output.log_interval};
+                              .log_interval = options.get<OutputOptions>().log_interval};
     if (point.checkpoint)
       run.resume = {.step = point.steps_done(),
                     .path = point.checkpoint->directory().string(),
@@ -219,11 +230,13 @@ Inputs read_inputs(const Session& session, const ResumePoint& point, Options& op
     adopt_initial_adapter(session, options);
     check_against_model(options);
     const data::Tokenizer tokenizer = load_tokenizer(options);
-    inputs.dataset = data::build_dataset(options.data, tokenizer, options.subcommand == "finetune");
+    inputs.dataset = data::build_dataset(options.get<DataOptions>(), tokenizer,
+                                         options.subcommand == "finetune");
     check_lengths(inputs.dataset, options);
     inputs.drift_batches = drift_batches(options, tokenizer);
     if (point.checkpoint)
-      differences = check_same_run(point.checkpoint->manifest(), options, inputs.dataset);
+      differences =
+          check_same_run(session.table(), point.checkpoint->manifest(), options, inputs.dataset);
   });
   if (!session.is_root()) return inputs;
   report_data(inputs.dataset);
@@ -258,8 +271,8 @@ int64_t run_steps(int64_t steps_done, train::Trainer& trainer, train::Checkpoint
 
 ExitCode run_training(const Session& session) {
   Options options = session.options;
-  const train::StopSignals signals(options.checkpoint.signals, options.checkpoint.stop_limit_s,
-                                   kCommFailed);
+  const train::StopSignals signals(options.get<CheckpointOptions>().signals,
+                                   options.get<CheckpointOptions>().stop_limit_s, kCommFailed);
   const bool is_root = session.is_root();
   const ResumePoint point = choose_resume_point(session);
   train::Mesh mesh = make_mesh(session, !trains_adapter(options));
@@ -270,14 +283,16 @@ ExitCode run_training(const Session& session) {
   train::MemoryParts planned =
       planned_memory(session, *mesh.world, options, inputs.dataset, *state, meter);
   train::Trainer trainer(
-      {.train = options.train,
-       .data = options.data,
+      {.train = options.get<TrainOptions>(),
+       .data = options.get<DataOptions>(),
        .mesh = mesh,
        .state = *state,
        .dataset = inputs.dataset,
-       .dropout = trains_adapter(options) ? options.adapter.dropout : 0,
-       .graphs = options.runtime.graphs,
-       .rho = options.train.method == "vaccine" ? std::optional(options.vaccine.rho) : std::nullopt,
+       .dropout = trains_adapter(options) ? options.get<AdapterOptions>().dropout : 0,
+       .graphs = options.get<RuntimeOptions>().graphs,
+       .rho = options.get<TrainOptions>().method == "vaccine"
+                  ? std::optional(options.get<VaccineOptions>().rho)
+                  : std::nullopt,
        .make_method =
            [&](const train::StepContext& context) { return make_method(options, context); },
        .measure_drift = drift_observer(options, meter, *state)});
@@ -285,23 +300,23 @@ ExitCode run_training(const Session& session) {
   trainer.keep_reference();
   restore(session, point, *state, trainer);
 
-  const io::StartRecord start = start_record(options, session.world.size(), inputs.dataset, *state);
+  const io::StartRecord start = start_record(session, options, inputs.dataset, *state);
   const auto outputs = open_outputs(session, options, point, start);
-  session.watchdog.set_record_directory(options.output.dir);
+  session.watchdog.set_record_directory(options.get<OutputOptions>().dir);
   train::Checkpointer checkpointer(
-      {.options = options.checkpoint,
+      {.options = options.get<CheckpointOptions>(),
        .world = session.world,
        .mesh = mesh,
        .arrays = train::state_arrays(
            *state, trainer.optimizer(),
-           trains_adapter(options) && options.checkpoint.adapter_only.value_or(true)),
+           trains_adapter(options) && options.get<CheckpointOptions>().adapter_only.value_or(true)),
        .root = checkpoint_root(options),
        .description = describe_run(session, options, start, trainer),
-       .requests = train::RequestFiles(options.output.dir),
+       .requests = train::RequestFiles(options.get<OutputOptions>().dir),
        .outputs = outputs.get()});
   // Copies for checkpoints lie on the host: not in the memory that is counted with a device.
   const bool counts_copies = !session.device.context.has_value();
-  if (options.checkpoint.interval > 0 && counts_copies)
+  if (options.get<CheckpointOptions>().interval > 0 && counts_copies)
     planned.checkpoint = checkpointer.planned_bytes();
   if (is_root) log::info(cat("memory of a rank, at most: ", memory_text(planned)));
 
@@ -315,10 +330,11 @@ ExitCode run_training(const Session& session) {
   save(options, *state, is_root);
   if (outputs) {
     outputs->end("done", trainer.num_steps());
-    log::info(cat(
-        "wrote ",
-        (fs::path(options.output.dir) / (trains_adapter(options) ? "adapter" : "model")).string(),
-        ", run.jsonl, run.h5, config.cfg"));
+    log::info(cat("wrote ",
+                  (fs::path(options.get<OutputOptions>().dir) /
+                   (trains_adapter(options) ? "adapter" : "model"))
+                      .string(),
+                  ", run.jsonl, run.h5, config.cfg"));
   }
   return kDone;
 }

@@ -4,8 +4,11 @@
 #include <array>
 #include <string_view>
 
+#include "app/runtime_options.h"
 #include "base/error.h"
 #include "ops/device/runtime.h"
+#include "train/model_options.h"
+#include "vaccine/vaccine_options.h"
 
 namespace vax::app {
 namespace {
@@ -17,7 +20,7 @@ bool runs_model(const std::string& subcommand) {
 }
 
 bool wants_device(const Options& options) {
-  const DeviceChoice asked = options.runtime.device;
+  const DeviceChoice asked = options.get<RuntimeOptions>().device;
   if (options.subcommand == "plan") return asked == DeviceChoice::kCuda;
   if (!runs_model(options.subcommand) || asked == DeviceChoice::kCpu) return false;
   if (ops::device::count() > 0) return true;
@@ -32,18 +35,20 @@ bool wants_device(const Options& options) {
 void choose_device(Options& options) {
   const bool device = wants_device(options);
   if (device) {
-    options.runtime.device = DeviceChoice::kCuda;
-    if (options.model.dtype == ModelDtype::kDefault) options.model.dtype = ModelDtype::kBf16;
+    options.get<RuntimeOptions>().device = DeviceChoice::kCuda;
+    ModelDtype& dtype = options.get<ModelOptions>().dtype;
+    if (dtype == ModelDtype::kDefault) dtype = ModelDtype::kBf16;
     return;
   }
-  if (options.vaccine.probe_dtype == ProbeDtype::kFp8)
+  if (options.get<VaccineOptions>().probe_dtype == ProbeDtype::kFp8)
     throw ConfigError("vaccine.probe_dtype: expected same or bf16 on a CPU, found fp8");
-  if (options.runtime.graphs == Graphs::kOn)
+  if (options.get<RuntimeOptions>().graphs == Graphs::kOn)
     throw ConfigError("runtime.graphs: expected auto or off on a CPU, found on");
 }
 
 ComputeDevice select_device(const Options& options, int local_rank) {
-  if (options.runtime.device != DeviceChoice::kCuda || options.subcommand == "plan") return {};
+  if (options.get<RuntimeOptions>().device != DeviceChoice::kCuda || options.subcommand == "plan")
+    return {};
   const int index = local_rank % ops::device::count();
   ops::device::select(index);
   return {.device = ops::device::current(),

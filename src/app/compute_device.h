@@ -5,7 +5,7 @@
 
 #include <optional>
 
-#include "app/options.h"
+#include "base/option_set.h"
 #include "dist/device/device_group.h"
 
 namespace vax::app {

@@ -1,44 +1,35 @@
 #include "app/config_difference.h"
 
 #include <map>
-#include <set>
-#include <string_view>
+#include <sstream>
 
-#include "app/resolved_config.h"
+#include "app/setting_sources.h"
 
 namespace vax::app {
 namespace {
 
-using Names = std::set<std::string, std::less<>>;
-
-// An option in neither list changes numbers, but not which rows come next: a user may have reasons
-// to change it in the middle of a run.
-const Names kFixed = {
-    "adapter.type",       "adapter.r",     "adapter.alpha",      "adapter.targets",
-    "data.format",        "data.template", "data.parse_special", "data.max_length",
-    "data.samples",       "data.skip",     "data.shuffle",       "data.harmful_ratio",
-    "train.global_batch", "train.seed",    "drift.samples",      "drift.batch"};
-// Data files are known by their hashes.
-const Names kSameNumbers = {"data.path",       "data.harmful_path", "train.micro_batch",
-                            "train.recompute", "drift.interval",    "vaccine.probe_check_interval"};
-const Names kSectionsOfSameNumbers = {"checkpoint", "output", "runtime", "shard"};
-
-bool changes_no_number(const std::string& name) {
-  return kSameNumbers.contains(name) ||
-         kSectionsOfSameNumbers.contains(name.substr(0, name.find('.')));
+std::map<std::string, std::string> settings_of(const std::string& configuration,
+                                               const std::string& whose) {
+  std::istringstream text(configuration);
+  std::map<std::string, std::string> values;
+  for (const Setting& setting : read_ini(text, whose, {}))
+    values[setting.name] = setting.values.at(0);
+  return values;
 }
 
 }  // namespace
 
-std::vector<ConfigDifference> config_differences(const std::string& before,
+std::vector<ConfigDifference> config_differences(const OptionTable& table,
+                                                 const std::string& before,
                                                  const std::string& now) {
   std::vector<ConfigDifference> differences;
-  const auto then = read_ini(before);
-  for (const auto& [name, value] : read_ini(now)) {
+  const auto then = settings_of(before, "the checkpoint's configuration");
+  for (const auto& [name, value] : settings_of(now, "this run's configuration")) {
     const auto found = then.find(name);
     const std::string old = found == then.end() ? "" : found->second;
-    if (old != value && !changes_no_number(name))
-      differences.push_back({name, old, value, kFixed.contains(name)});
+    const OnResume change = table.at(name).on_resume;
+    if (old != value && change != OnResume::kSameNumbers)
+      differences.push_back({name, old, value, change == OnResume::kRefused});
   }
   return differences;
 }

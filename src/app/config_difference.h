@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "app/option_table.h"
+
 namespace vax::app {
 
 struct ConfigDifference {
@@ -15,8 +17,9 @@ struct ConfigDifference {
   bool is_fixed = false;
 };
 
-// Both texts as to_ini() makes them. Options that change no number of a run are left out: where
-// files lie, how work and weights are spread, what is written when.
-std::vector<ConfigDifference> config_differences(const std::string& before, const std::string& now);
+// Both texts as to_ini() makes them; options of OnResume::kSameNumbers are left out. THROWS
+// ConfigError for a text that cannot be read.
+std::vector<ConfigDifference> config_differences(const OptionTable& table,
+                                                 const std::string& before, const std::string& now);
 
 }  // namespace vax::app

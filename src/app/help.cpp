@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <vector>
 
-#include "app/option_table.h"
 #include "app/resolve.h"
 #include "app/subcommands.h"
 #include "base/error.h"
@@ -35,12 +34,12 @@ std::string meaning_of(const OptionRow& row) {
   return cat(row.meaning, " (", choices, ")");
 }
 
-std::vector<HelpLine> help_lines(const Subcommand& subcommand) {
+std::vector<HelpLine> help_lines(const OptionTable& table, const Subcommand& subcommand) {
   Options defaults;
   defaults.subcommand = subcommand.name;
-  fill_defaults(defaults);
+  fill_defaults(table, defaults);
   std::vector<HelpLine> lines;
-  for (const OptionRow& row : option_rows()) {
+  for (const OptionRow& row : table.rows()) {
     if ((row.used_by & subcommand.bit) == 0) continue;
     const std::string value = row.text(defaults);
     lines.push_back(
@@ -70,10 +69,10 @@ std::string program_help() {
   return text;
 }
 
-std::string subcommand_help(std::string_view name) {
+std::string subcommand_help(const OptionTable& table, std::string_view name) {
   const Subcommand* const subcommand = find_subcommand(name);
   VAX_CHECK(subcommand != nullptr, "subcommand '", name, "'");
-  const std::vector<HelpLine> lines = help_lines(*subcommand);
+  const std::vector<HelpLine> lines = help_lines(table, *subcommand);
   size_t name_width = 0;
   size_t initial_width = 0;
   for (const HelpLine& line : lines) {

@@ -4,6 +4,8 @@
 #include <string>
 #include <string_view>
 
+#include "app/option_table.h"
+
 namespace vax::app {
 
 // No line is longer than this.
@@ -16,6 +18,6 @@ std::string program_help();
 
 // What `vaccine SUBCOMMAND --help` prints: each option with its default and meaning, by section.
 // REQUIRES a subcommand of app/subcommands.h.
-std::string subcommand_help(std::string_view subcommand);
+std::string subcommand_help(const OptionTable& table, std::string_view subcommand);
 
 }  // namespace vax::app

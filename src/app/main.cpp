@@ -5,6 +5,7 @@
 
 #include <csignal>
 
+#include "app/catalogue.h"
 #include "app/program.h"
 #include "base/log.h"
 
@@ -15,12 +16,13 @@ int main(int argc, char** argv) {
   std::signal(SIGXFSZ, SIG_IGN);
   std::signal(SIGPIPE, SIG_IGN);
   try {
-    if (vax::app::print_information(argc, argv)) return ExitCode::kDone;
+    const vax::app::Catalogue catalogue = vax::app::built_in_catalogue();
+    if (vax::app::print_information(argc, argv, catalogue)) return ExitCode::kDone;
     vax::dist::Environment environment(&argc, &argv);
     vax::log::set_rank(environment.rank(), environment.world_size());
     const c10::InferenceMode no_autograd;
     try {
-      return vax::app::run_program(argc, argv, environment);
+      return vax::app::run_program(argc, argv, catalogue, environment);
     } catch (const vax::app::AgreedError& e) {
       if (environment.rank() == 0) vax::log::error(e.what());
       return e.code();

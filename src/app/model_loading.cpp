@@ -5,8 +5,12 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "data/data_options.h"
 #include "data/packing.h"
 #include "model/families/built_in.h"
+#include "train/model_options.h"
+#include "train/shard_options.h"
+#include "vaccine/drift_options.h"
 
 namespace vax::app {
 namespace {
@@ -26,22 +30,25 @@ void report_model(const train::ModelRequest& request, train::ModelState& state) 
 }  // namespace
 
 model::Spec read_spec(const Options& options) {
-  return model::built_in_families().read(std::filesystem::path(options.model.path) / "config.json");
+  return model::built_in_families().read(std::filesystem::path(options.get<ModelOptions>().path) /
+                                         "config.json");
 }
 
 data::Tokenizer load_tokenizer(const Options& options) {
-  data::Tokenizer tokenizer = data::Tokenizer::load(options.model.path);
+  data::Tokenizer tokenizer = data::Tokenizer::load(options.get<ModelOptions>().path);
   const int64_t vocab_size = read_spec(options).vocab_size;
   if (tokenizer.vocab_size() > vocab_size)
-    throw ConfigError(cat(options.model.path, ": the tokenizer has ", tokenizer.vocab_size(),
+    throw ConfigError(cat(options.get<ModelOptions>().path, ": the tokenizer has ",
+                          tokenizer.vocab_size(),
                           " ids: expected at most vocab_size = ", vocab_size, " of config.json"));
   return tokenizer;
 }
 
 train::Mesh make_mesh(const Session& session, bool probe_is_trainable) {
   const auto& context = session.device.context;
-  return train::make_mesh(session.world, session.world.split_by_node(), session.options.shard,
-                          probe_is_trainable, context ? &*context : nullptr);
+  return train::make_mesh(session.world, session.world.split_by_node(),
+                          session.options.get<ShardOptions>(), probe_is_trainable,
+                          context ? &*context : nullptr);
 }
 
 std::unique_ptr<train::ModelState> load_model(const Session& session, train::Mesh& mesh,
@@ -59,12 +66,14 @@ std::unique_ptr<train::ModelState> load_model(const Session& session, train::Mes
 
 std::vector<PackedBatch> drift_batches(const Options& options, const data::Tokenizer& tokenizer) {
   const data::Dataset dataset =
-      data::build_first_rows(options.drift.path, options.drift.samples, options.data, tokenizer);
+      data::build_first_rows(options.get<DriftOptions>().path, options.get<DriftOptions>().samples,
+                             options.get<DataOptions>(), tokenizer);
   check_lengths(dataset, options);
   std::vector<PackedBatch> batches;
-  for (int64_t first = 0; first < dataset.size(); first += options.drift.batch) {
+  for (int64_t first = 0; first < dataset.size(); first += options.get<DriftOptions>().batch) {
     std::vector<const data::Sample*> samples;
-    for (int64_t i = first; i < std::min(first + options.drift.batch, dataset.size()); ++i)
+    for (int64_t i = first; i < std::min(first + options.get<DriftOptions>().batch, dataset.size());
+         ++i)
       samples.push_back(&dataset.samples[static_cast<size_t>(i)]);
     batches.push_back(data::pack(samples, first));
   }
@@ -76,8 +85,9 @@ void check_lengths(const data::Dataset& dataset, const Options& options) {
   for (const data::Sample& sample : dataset.samples)
     if (sample.size() > limit)
       throw ConfigError(cat("data.max_length: expected at most max_position_embeddings = ", limit,
-                            " of ", options.model.path, ", found ", options.data.max_length,
-                            " and a sample of ", sample.size(), " ids"));
+                            " of ", options.get<ModelOptions>().path, ", found ",
+                            options.get<DataOptions>().max_length, " and a sample of ",
+                            sample.size(), " ids"));
 }
 
 }  // namespace vax::app

@@ -1,50 +1,52 @@
-// Every option of the program, one row each: name, member of vax::Options, legal values, meaning
-// and the subcommands that use it. Parsing, help, the resolved configuration and the tests all walk
-// these rows, so adding an option is adding one row (and its member in its section's struct, where
-// its default stands).
+// Every option of a program: the rows of the sections that it is composed of. Command line,
+// configuration files, help and the resolved configuration walk them.
 #pragma once
 
-#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "app/option_value.h"
-#include "app/options.h"
-#include "app/subcommands.h"
+#include "base/option.h"
 
 namespace vax::app {
 
-struct OptionRow {
-  std::string section;  // "train"
-  std::string key;      // "lr"
-  std::string meaning;
-  std::string unset;  // help's default column when the member is empty ("all"); "-" = none
-  SubcommandSet used_by = 0;
-  ValueKind kind = ValueKind::kText;
-  bool is_list = false;
-  bool may_be_unset = false;  // an empty text is legal and means "not given"
-  Rule rule;
+class OptionTable {
+ public:
+  // In the order of help and of the resolved configuration. THROWS std::logic_error when two
+  // sections have one name or two rows of one do.
+  explicit OptionTable(const std::vector<OptionSection>& sections);
 
-  // False when the text is not a legal value; the member is then untouched.
-  std::function<bool(Options&, std::string_view)> assign;
-  std::function<std::string(const Options&)> text;  // "" = unset; assign() of it gives it back
-  std::function<std::string(const Options&)> json;
+  // For an option whose legal values, or default by subcommand, depend on what the program is
+  // composed of. THROW std::logic_error for an option that there is not.
+  void set_choices(std::string_view name, std::vector<std::string> choices);
+  void set_default(std::string_view name, SubcommandSet users, const std::string& text);
 
-  std::string name() const { return section + "." + key; }
-  std::string expected() const { return expected_text(kind, is_list, rule); }
+  const std::vector<OptionRow>& rows() const { return rows_; }
+  // By "section.key"; nullptr when there is none.
+  const OptionRow* find(std::string_view name) const;
+  const OptionRow& at(std::string_view name) const;  // THROWS std::logic_error when there is none
+
+  // In table order: of the options that `users` use, and of the sections.
+  std::vector<std::string> names(SubcommandSet users) const;
+  std::vector<std::string> section_names() const;
+
+  // Gives what set_default() said to options that are not given.
+  void fill_defaults(Options& options, SubcommandSet user) const;
+
+ private:
+  struct Default {
+    std::string name;
+    SubcommandSet users;
+    std::string text;
+  };
+
+  OptionRow& row(std::string_view name);
+
+  std::vector<OptionRow> rows_;
+  std::vector<Default> defaults_;
 };
 
-// In the order of help and of the resolved configuration; the rows of a section are consecutive.
-const std::vector<OptionRow>& option_rows();
-
-// By "section.key"; nullptr when there is none.
-const OptionRow* find_option(std::string_view name);
-
-// Names of the options that `users` use, in table order.
-std::vector<std::string> option_names(SubcommandSet users);
-
-// The names of data.template that are built in; any other value is a file.
-const std::vector<std::string>& template_names();
+// An option that there was once: configurations that earlier versions have written are still read.
+bool was_option_once(std::string_view name);
 
 }  // namespace vax::app

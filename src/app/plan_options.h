@@ -4,12 +4,17 @@
 #include <cstdint>
 #include <optional>
 
+#include "base/option.h"
+
 namespace vax {
 
 struct PlanOptions {
-  std::optional<int64_t> ranks;           // those that run the planner
-  std::optional<int64_t> ranks_per_node;  // all
-  bool schedule = false;                  // print the gathers of a step
+  VAX_SECTION(PlanOptions, .name = "plan", .users = kPlan);
+  VAX_OPTION(std::optional<int64_t>, ranks, {}, "ranks of the run", .legal = at_least(1),
+             .unset = "of this one");
+  VAX_OPTION(std::optional<int64_t>, ranks_per_node, {}, "of them on one node; divides ranks",
+             .legal = at_least(1), .unset = "all");
+  VAX_OPTION(bool, schedule, false, "print what is gathered when; --schedule for short");
 };
 
 }  // namespace vax

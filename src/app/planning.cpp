@@ -2,41 +2,49 @@
 
 #include <cstdio>
 
+#include "app/runtime_options.h"
 #include "base/error.h"
+#include "train/model_options.h"
+#include "train/shard_options.h"
+#include "train/train_options.h"
 #include "vaccine/vaccine_method.h"
+#include "vaccine/vaccine_options.h"
 
 namespace vax::app {
 
 train::ModelRequest request_of(const Options& options) {
-  const bool trains_adapter = options.adapter.type == AdapterType::kLora;
-  train::ModelRequest request{.model = options.model,
-                              .merge = options.adapter.merge,
-                              .shard = options.shard,
-                              .train_base = !trains_adapter,
-                              .seed = options.train.seed,
-                              .on_device = options.runtime.device == DeviceChoice::kCuda};
-  if (options.train.method == "vaccine") request.probe_dtype = options.vaccine.probe_dtype;
-  if (trains_adapter) request.adapter = options.adapter;
+  const bool trains_adapter = options.get<AdapterOptions>().type == AdapterType::kLora;
+  train::ModelRequest request{
+      .model = options.get<ModelOptions>(),
+      .merge = options.get<AdapterOptions>().merge,
+      .shard = options.get<ShardOptions>(),
+      .train_base = !trains_adapter,
+      .seed = options.get<TrainOptions>().seed,
+      .on_device = options.get<RuntimeOptions>().device == DeviceChoice::kCuda};
+  if (options.get<TrainOptions>().method == "vaccine")
+    request.probe_dtype = options.get<VaccineOptions>().probe_dtype;
+  if (trains_adapter) request.adapter = options.get<AdapterOptions>();
   return request;
 }
 
 train::MethodPlan method_plan(const Options& options, const train::ModelPlan& model, int64_t step,
                               int64_t num_micro_batches) {
   const auto count = static_cast<size_t>(num_micro_batches);
-  if (options.train.method == "sft") return train::sft_plan(options.train, *model.model, count);
-  VAX_CHECK(options.train.method == "vaccine", options.train.method);
-  return vaccine::vaccine_plan(options.vaccine, options.train, *model.model, model.probe.get(),
-                               step, count);
+  if (options.get<TrainOptions>().method == "sft")
+    return train::sft_plan(options.get<TrainOptions>(), *model.model, count);
+  VAX_CHECK(options.get<TrainOptions>().method == "vaccine", options.get<TrainOptions>().method);
+  return vaccine::vaccine_plan(options.get<VaccineOptions>(), options.get<TrainOptions>(),
+                               *model.model, model.probe.get(), step, count);
 }
 
 train::StepPlan plan_run(const Options& options, const train::ModelPlan& model,
                          const train::Layout& layout, const train::Workload& workload) {
   const auto plan_of = [&](int64_t step) {
-    return train::plan_step(model, options.shard, layout,
+    return train::plan_step(model, options.get<ShardOptions>(), layout,
                             method_plan(options, model, step, workload.num_micro_batches),
                             workload);
   };
-  train::StepPlan ordinary = plan_of(1 + options.vaccine.interval);
+  train::StepPlan ordinary = plan_of(1 + options.get<VaccineOptions>().interval);
   ordinary.memory = plan_of(1).memory;
   return ordinary;
 }
@@ -47,7 +55,8 @@ train::Workload workload_of(const data::Dataset& dataset, const Options& options
     lengths.push_back(sample.size());
     labels.push_back(sample.num_labels());
   }
-  return train::workload_of(std::move(lengths), std::move(labels), options.train, num_ranks);
+  return train::workload_of(std::move(lengths), std::move(labels), options.get<TrainOptions>(),
+                            num_ranks);
 }
 
 io::MemoryRecord memory_record(const train::MemoryParts& planned,

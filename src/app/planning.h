@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "app/options.h"
+#include "base/option_set.h"
 #include "data/dataset.h"
 #include "io/run_records.h"
 #include "train/step_plan.h"

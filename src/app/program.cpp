@@ -12,6 +12,7 @@
 #include "app/help.h"
 #include "app/resolve.h"
 #include "app/resolved_config.h"
+#include "app/runtime_options.h"
 #include "app/validate.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -35,12 +36,13 @@ void keep_freed_memory() {
 void set_threads(const Options& options, const dist::Environment& environment) {
   const auto cores = static_cast<int64_t>(std::max(1U, std::thread::hardware_concurrency()));
   const int64_t share = std::max<int64_t>(1, cores / environment.local_size());
-  at::set_num_threads(static_cast<int>(options.runtime.threads.value_or(share)));
+  at::set_num_threads(static_cast<int>(options.get<RuntimeOptions>().threads.value_or(share)));
 }
 
 // Ranks that were started with different options would part ways in the middle of a collective.
-void compare_configurations(const dist::Communicator& world, const Options& options) {
-  const std::vector<std::string> hashes = world.all_gather_text(config_hash(options));
+void compare_configurations(const dist::Communicator& world, const CommandLine& command_line) {
+  const std::vector<std::string> hashes =
+      world.all_gather_text(config_hash(*command_line.table, command_line.options));
   for (size_t rank = 1; rank < hashes.size(); ++rank)
     if (hashes[rank] != hashes[0])
       throw AgreedError(
@@ -74,7 +76,7 @@ const std::map<std::string, Command>& commands() {
 
 }  // namespace
 
-bool print_information(int argc, const char* const* argv) {
+bool print_information(int argc, const char* const* argv, const Catalogue& catalogue) {
   const std::vector<std::string> arguments(argv + 1, argv + argc);
   const bool wants_help = arguments.empty() || std::ranges::count(arguments, "--help") > 0 ||
                           std::ranges::count(arguments, "-h") > 0;
@@ -84,35 +86,38 @@ bool print_information(int argc, const char* const* argv) {
     std::cout << program_help();
     return true;
   }
-  const CommandLine command_line = parse(argc, argv);
+  const OptionTable table = make_option_table(catalogue);
+  const CommandLine command_line = parse(table, argc, argv);
   if (command_line.request == CommandLine::Request::kVersion)
     std::cout << version_text();
   else if (command_line.options.subcommand.empty())
     std::cout << program_help();
   else
-    std::cout << subcommand_help(command_line.options.subcommand);
+    std::cout << subcommand_help(table, command_line.options.subcommand);
   return true;
 }
 
-ExitCode run_program(int argc, const char* const* argv, const dist::Environment& environment) {
+ExitCode run_program(int argc, const char* const* argv, const Catalogue& catalogue,
+                     const dist::Environment& environment) {
+  const OptionTable table = make_option_table(catalogue);
   const dist::Communicator start = dist::Communicator::world();
   CommandLine command_line;
   together(start, [&] {
-    command_line = parse(argc, argv);
+    command_line = parse(table, argc, argv);
     resolve(command_line);
     choose_device(command_line.options);
     check_world_size(command_line.options, environment.world_size());
     check_paths(command_line.options);
   });
   const Options& options = command_line.options;
-  compare_configurations(start, options);
+  compare_configurations(start, command_line);
   keep_freed_memory();
   train::count_tensor_memory();
   set_threads(options, environment);
   const dist::Communicator world = dist::Communicator::world(
-      options.runtime.progress == Progress::kThread ? dist::Progress::kThread
-                                                    : dist::Progress::kPoll);
-  dist::Watchdog watchdog(world, {.timeout_s = options.runtime.timeout_s});
+      options.get<RuntimeOptions>().progress == Progress::kThread ? dist::Progress::kThread
+                                                                  : dist::Progress::kPoll);
+  dist::Watchdog watchdog(world, {.timeout_s = options.get<RuntimeOptions>().timeout_s});
   ComputeDevice device;
   together(world, [&] { device = select_device(options, environment.local_rank()); });
   if (world.rank() == 0 && device.context)

@@ -6,9 +6,9 @@
 
 namespace vax::app {
 
-// Defaults that depend on other options: train.method by subcommand, train.epochs without
+// Defaults that depend on the subcommand (the table's) or on other options: train.epochs without
 // train.max_steps, drift.path from data.path, drift.reference_path from model.path.
-void fill_defaults(Options& options);
+void fill_defaults(const OptionTable& table, Options& options);
 
 // fill_defaults() and the checks. Of train.epochs and train.max_steps the one from the more
 // important source holds and the other is emptied.

@@ -2,24 +2,20 @@
 // options: it is what a run stores and what tells whether all ranks were started alike.
 #pragma once
 
-#include <map>
 #include <string>
 #include <vector>
 
-#include "app/options.h"
+#include "app/option_table.h"
 
 namespace vax::app {
 
 // Every option that the subcommand uses, by section; one that was not given is written empty, so
 // that the file also overrides what files before it set. REQUIRES options as parse() makes them
 // (texts without '#' and line breaks).
-std::string to_ini(const Options& options);
-
-// "section.key" -> value, as to_ini() has written them; lines of another form are left out.
-std::map<std::string, std::string> read_ini(const std::string& text);
+std::string to_ini(const OptionTable& table, const Options& options);
 
 // SHA-256 of to_ini(), to be compared over the ranks.
-std::string config_hash(const Options& options);
+std::string config_hash(const OptionTable& table, const Options& options);
 
 struct OptionJson {
   std::string section;
@@ -28,6 +24,6 @@ struct OptionJson {
 };
 
 // The same options in the same order, for the start event of run.jsonl.
-std::vector<OptionJson> to_json_values(const Options& options);
+std::vector<OptionJson> to_json_values(const OptionTable& table, const Options& options);
 
 }  // namespace vax::app

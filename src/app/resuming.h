@@ -33,7 +33,8 @@ ResumePoint choose_resume_point(const Session& session);
 // THROWS ConfigError, with both values, when the checkpoint belongs to a run whose remaining steps
 // would be others: other data, order, batches, seed or adapter shape. Returns what else differs and
 // changes numbers, in words.
-std::vector<std::string> check_same_run(const io::CheckpointManifest& manifest,
+std::vector<std::string> check_same_run(const OptionTable& table,
+                                        const io::CheckpointManifest& manifest,
                                         const Options& options, const data::Dataset& dataset);
 
 // On rank 0, once nothing can be refused any more: removes what killed runs have left half done and

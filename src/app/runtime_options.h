@@ -6,7 +6,7 @@
 #include <optional>
 #include <string_view>
 
-#include "base/choice.h"
+#include "base/option.h"
 #include "train/train_options.h"
 
 namespace vax {
@@ -16,15 +16,20 @@ constexpr auto words_of(DeviceChoice) {
   return std::to_array<std::string_view>({"auto", "cpu", "cuda"});
 }
 
-enum class Progress { kThread, kPoll };  // who drives MPI while a rank computes
+enum class Progress { kThread, kPoll };
 constexpr auto words_of(Progress) { return std::to_array<std::string_view>({"thread", "poll"}); }
 
 struct RuntimeOptions {
-  std::optional<int64_t> threads;  // per rank; cores / local ranks
-  DeviceChoice device = DeviceChoice::kAuto;
-  Progress progress = Progress::kThread;
-  double timeout_s = 600;  // of one wait for other ranks; 0 = for ever
-  Graphs graphs = Graphs::kAuto;
+  VAX_SECTION(RuntimeOptions, .name = "runtime", .users = kWeightUsers,
+              .on_resume = OnResume::kSameNumbers);
+  VAX_OPTION(std::optional<int64_t>, threads, {}, "of a rank; by cores: cores / ranks of the node",
+             .legal = at_least(1), .unset = "by cores");
+  VAX_OPTION(DeviceChoice, device, DeviceChoice::kAuto, "where tensors live",
+             .users = kWeightUsers | kPlan);
+  VAX_OPTION(Progress, progress, Progress::kThread, "who moves messages on during compute");
+  VAX_OPTION(Graphs, graphs, Graphs::kAuto, "capture and replay passes (GPU)", .users = kTraining);
+  VAX_OPTION(double, timeout_s, 600, "longest wait for other ranks; 0: for ever",
+             .legal = at_least(0));
 };
 
 }  // namespace vax

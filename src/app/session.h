@@ -7,7 +7,6 @@
 
 #include "app/command_line.h"
 #include "app/compute_device.h"
-#include "app/options.h"
 #include "dist/comm/communicator.h"
 #include "dist/comm/environment.h"
 #include "dist/watch/watchdog.h"
@@ -40,6 +39,7 @@ struct Session {
   dist::Watchdog& watchdog;
   const ComputeDevice& device;
 
+  const OptionTable& table() const { return *command_line.table; }
   bool is_root() const { return world.rank() == 0; }
 };
 

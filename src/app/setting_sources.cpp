@@ -3,6 +3,7 @@
 // by Boost's own rule (cut at '#', trim, skip empty lines), and its settings come in that order.
 #include "app/setting_sources.h"
 
+#include <algorithm>
 #include <boost/program_options.hpp>
 #include <cstdint>
 #include <map>
@@ -37,9 +38,8 @@ std::string_view trim(std::string_view line) {
 
 void check_section(std::string_view section, const std::string& where,
                    std::span<const std::string> sections) {
-  for (const std::string& known : sections) {
-    if (known == section) return;
-  }
+  const bool any = sections.empty() && !section.empty();
+  if (any || std::ranges::find(sections, section) != sections.end()) return;
   throw ConfigError(
       cat(where, ": unknown section [", section, "]", did_you_mean(section, sections)));
 }

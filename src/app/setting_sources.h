@@ -26,9 +26,9 @@ std::vector<Setting> read_command_line(const std::vector<std::string>& arguments
                                        const std::vector<std::string>& known,
                                        std::span<const std::string> suggested);
 
-// An INI file: [section] lines, key = value lines, '#' starts a comment.
-// THROWS ConfigError with the line for a section not in `sections`, a line that is neither, and a
-// key given twice.
+// INI text: [section] lines, key = value lines, '#' starts a comment. The only reader of such text.
+// THROWS ConfigError with the line for a section not in `sections` (empty: any), a line that is
+// neither, and a key given twice.
 std::vector<Setting> read_ini(std::istream& text, const std::string& file,
                               std::span<const std::string> sections);
 

@@ -1,26 +1,15 @@
-// The program's subcommands. An option says by a set of these bits who uses it, so a new subcommand
-// is one line here plus its bit in the rows of app/option_table.cpp.
+// The program's subcommands by name. A new one is one line here plus its bit in
+// base/subcommand_set.h.
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <string_view>
 
+#include "base/error.h"
+#include "base/subcommand_set.h"
+
 namespace vax::app {
-
-using SubcommandSet = unsigned;
-
-inline constexpr SubcommandSet kInit = 1U << 0;
-inline constexpr SubcommandSet kAlign = 1U << 1;
-inline constexpr SubcommandSet kFinetune = 1U << 2;
-inline constexpr SubcommandSet kEval = 1U << 3;
-inline constexpr SubcommandSet kDrift = 1U << 4;
-inline constexpr SubcommandSet kGenerate = 1U << 5;
-inline constexpr SubcommandSet kTokenize = 1U << 6;
-inline constexpr SubcommandSet kExport = 1U << 7;
-inline constexpr SubcommandSet kPlan = 1U << 8;
-inline constexpr SubcommandSet kRebuild = 1U << 9;
-inline constexpr SubcommandSet kTraining = kAlign | kFinetune;
 
 struct Subcommand {
   std::string_view name;
@@ -45,6 +34,13 @@ inline constexpr std::array kSubcommands = {
 inline const Subcommand* find_subcommand(std::string_view name) {
   const auto* const found = std::ranges::find(kSubcommands, name, &Subcommand::name);
   return found == kSubcommands.end() ? nullptr : found;
+}
+
+// REQUIRES one of these names.
+inline SubcommandSet bit_of(std::string_view subcommand) {
+  const Subcommand* const found = find_subcommand(subcommand);
+  VAX_CHECK(found != nullptr, "subcommand '", subcommand, "'");
+  return found->bit;
 }
 
 }  // namespace vax::app

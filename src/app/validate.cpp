@@ -13,8 +13,15 @@
 #include <system_error>
 #include <vector>
 
-#include "app/option_table.h"
 #include "base/error.h"
+#include "data/data_options.h"
+#include "eval/eval_options.h"
+#include "model/init_options.h"
+#include "train/checkpoint_options.h"
+#include "train/model_options.h"
+#include "train/output_options.h"
+#include "train/shard_options.h"
+#include "vaccine/drift_options.h"
 
 namespace vax::app {
 namespace {
@@ -67,12 +74,13 @@ constexpr std::array<std::string_view, 3> kTokenizers = {"tokenizer.model", "tok
 constexpr std::array<std::string_view, 1> kAdapter = {"adapter_config.json"};
 
 void check_model(const Options& options) {
-  if (options.subcommand != "tokenize") check_directory("model.path", options.model.path, kConfig);
-  check_directory("model.path", options.model.path, kTokenizers);
-  for (const std::string& path : options.adapter.merge) {
+  if (options.subcommand != "tokenize")
+    check_directory("model.path", options.get<ModelOptions>().path, kConfig);
+  check_directory("model.path", options.get<ModelOptions>().path, kTokenizers);
+  for (const std::string& path : options.get<AdapterOptions>().merge) {
     check_directory("adapter.merge", path, kAdapter);
   }
-  check_directory("adapter.init", options.adapter.init, kAdapter);
+  check_directory("adapter.init", options.get<AdapterOptions>().init, kAdapter);
 }
 
 void check_drift_reference(const DriftOptions& drift) {
@@ -92,11 +100,12 @@ void check_tokenizer(const std::string& path) {
 }
 
 void check_template(const DataOptions& data) {
-  if (std::ranges::find(template_names(), data.template_name) != template_names().end()) return;
+  const std::vector<std::string> names = data::template_names();
+  if (std::ranges::find(names, data.template_name) != names.end()) return;
   const std::string problem = problem_of(data.template_name, fs::file_type::regular);
   if (problem.empty()) return;
-  refuse("data.template", data.template_name,
-         cat(join(template_names(), ", "), " or a readable file"), problem);
+  refuse("data.template", data.template_name, cat(join(names, ", "), " or a readable file"),
+         problem);
 }
 
 // The directory itself or, where it is still to be made, its nearest ancestor that exists.
@@ -127,34 +136,35 @@ struct Input {
 };
 
 std::vector<Input> inputs_of(const Options& options) {
-  std::vector<Input> inputs = {{"model.path", options.model.path},
-                               {"adapter.init", options.adapter.init},
-                               {"data.path", options.data.path},
-                               {"data.harmful_path", options.data.harmful_path},
-                               {"data.template", options.data.template_name},
-                               {"drift.path", options.drift.path},
-                               {"drift.reference_path", options.drift.reference_path},
-                               {"eval.harmful_path", options.eval.harmful_path},
-                               {"eval.task_path", options.eval.task_path},
-                               {"eval.alignment_path", options.eval.alignment_path},
-                               {"eval.benign_path", options.eval.benign_path},
-                               {"eval.judge_path", options.eval.judge_path},
-                               {"checkpoint.path", options.checkpoint.path},
-                               {"init.tokenizer_path", options.init.tokenizer_path}};
-  for (const std::string& path : options.adapter.merge) inputs.push_back({"adapter.merge", path});
-  for (const std::string& path : options.drift.reference_merge)
+  std::vector<Input> inputs = {{"model.path", options.get<ModelOptions>().path},
+                               {"adapter.init", options.get<AdapterOptions>().init},
+                               {"data.path", options.get<DataOptions>().path},
+                               {"data.harmful_path", options.get<DataOptions>().harmful_path},
+                               {"data.template", options.get<DataOptions>().template_name},
+                               {"drift.path", options.get<DriftOptions>().path},
+                               {"drift.reference_path", options.get<DriftOptions>().reference_path},
+                               {"eval.harmful_path", options.get<EvalOptions>().harmful_path},
+                               {"eval.task_path", options.get<EvalOptions>().task_path},
+                               {"eval.alignment_path", options.get<EvalOptions>().alignment_path},
+                               {"eval.benign_path", options.get<EvalOptions>().benign_path},
+                               {"eval.judge_path", options.get<EvalOptions>().judge_path},
+                               {"checkpoint.path", options.get<CheckpointOptions>().path},
+                               {"init.tokenizer_path", options.get<InitOptions>().tokenizer_path}};
+  for (const std::string& path : options.get<AdapterOptions>().merge)
+    inputs.push_back({"adapter.merge", path});
+  for (const std::string& path : options.get<DriftOptions>().reference_merge)
     inputs.push_back({"drift.reference_merge", path});
   return inputs;
 }
 
 // What the subcommand replaces in output.dir: files, and directories with what is in them.
 std::vector<fs::path> replaced_by(const Options& options) {
-  const fs::path dir = options.output.dir;
+  const fs::path dir = options.get<OutputOptions>().dir;
   const std::string& subcommand = options.subcommand;
   if (subcommand == "init" || subcommand == "export") return {dir};
   if (subcommand == "align" || subcommand == "finetune")
-    return {dir / (options.adapter.type == "lora" ? "adapter" : "model"), dir / "run.jsonl",
-            dir / "run.h5", dir / "config.cfg"};
+    return {dir / (options.get<AdapterOptions>().type == AdapterType::kLora ? "adapter" : "model"),
+            dir / "run.jsonl", dir / "run.h5", dir / "config.cfg"};
   if (subcommand == "eval") return {dir / "eval.json", dir / "answers.json"};
   if (subcommand == "generate") return {dir / "answers.json"};
   if (subcommand == "drift") return {dir / "drift.jsonl", dir / "drift.h5"};
@@ -183,7 +193,7 @@ bool reads_from(const std::string& input, const fs::path& place) {
 }
 
 void check_inputs_stay(const Options& options) {
-  if (options.output.dir.empty()) return;
+  if (options.get<OutputOptions>().dir.empty()) return;
   for (const fs::path& output : replaced_by(options))
     for (const Input& input : inputs_of(options))
       if (!input.path.empty() && reads_from(input.path, output))
@@ -197,49 +207,52 @@ void check_inputs_stay(const Options& options) {
 void check_replaceable(const Options& options) {
   constexpr std::string_view kExpected =
       "a new or empty directory, or a model's (with config.json)";
-  const fs::path dir = options.output.dir;
+  const fs::path dir = options.get<OutputOptions>().dir;
   std::error_code error;
   if (!fs::exists(dir, error) || fs::is_empty(dir, error)) return;
   if (!fs::exists(dir / "config.json", error))
     refuse("output.dir", dir.string(), kExpected, "other files, which would be lost");
-  if (!options.model.path.empty() && fs::equivalent(dir, options.model.path, error))
+  if (!options.get<ModelOptions>().path.empty() &&
+      fs::equivalent(dir, options.get<ModelOptions>().path, error))
     refuse("output.dir", dir.string(), kExpected, "model.path itself");
 }
 
 }  // namespace
 
 void check_paths(const Options& options) {
-  check_output(options.output.dir);
+  check_output(options.get<OutputOptions>().dir);
   if (options.subcommand == "init" || options.subcommand == "export") check_replaceable(options);
   check_inputs_stay(options);
   if (options.subcommand == "rebuild") return;
   if (options.subcommand == "init") {
-    check_tokenizer(options.init.tokenizer_path);
+    check_tokenizer(options.get<InitOptions>().tokenizer_path);
     return;
   }
   if (options.subcommand == "plan") {
-    check_directory("model.path", options.model.path, kConfig);
+    check_directory("model.path", options.get<ModelOptions>().path, kConfig);
     return;
   }
   check_model(options);
-  if (options.subcommand == "drift") check_drift_reference(options.drift);
-  check_template(options.data);
-  check_file("data.path", options.data.path);
-  check_file("data.harmful_path", options.data.harmful_path);
-  check_file("drift.path", options.drift.path);
-  check_file("eval.harmful_path", options.eval.harmful_path);
-  check_file("eval.task_path", options.eval.task_path);
-  check_file("eval.alignment_path", options.eval.alignment_path);
-  check_file("eval.benign_path", options.eval.benign_path);
-  check_file("eval.judge_path", options.eval.judge_path);
+  if (options.subcommand == "drift") check_drift_reference(options.get<DriftOptions>());
+  const DataOptions& data = options.get<DataOptions>();
+  const EvalOptions& eval = options.get<EvalOptions>();
+  check_template(data);
+  check_file("data.path", data.path);
+  check_file("data.harmful_path", data.harmful_path);
+  check_file("drift.path", options.get<DriftOptions>().path);
+  check_file("eval.harmful_path", eval.harmful_path);
+  check_file("eval.task_path", eval.task_path);
+  check_file("eval.alignment_path", eval.alignment_path);
+  check_file("eval.benign_path", eval.benign_path);
+  check_file("eval.judge_path", eval.judge_path);
 }
 
 void check_world_size(const Options& options, int world_size) {
-  if (!options.shard.group_size || options.subcommand == "plan") return;
-  const int64_t group_size = *options.shard.group_size;
-  if (group_size <= world_size && world_size % group_size == 0) return;
+  const std::optional<int64_t> group_size = options.get<ShardOptions>().group_size;
+  if (!group_size || options.subcommand == "plan") return;
+  if (*group_size <= world_size && world_size % *group_size == 0) return;
   throw ConfigError(cat("shard.group_size: expected a divisor of the number of ranks (", world_size,
-                        "), found ", group_size));
+                        "), found ", *group_size));
 }
 
 }  // namespace vax::app

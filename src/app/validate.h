@@ -2,7 +2,7 @@
 // read nothing but directory entries and change nothing, so they run before any allocation.
 #pragma once
 
-#include "app/options.h"
+#include "base/option_set.h"
 
 namespace vax::app {
 

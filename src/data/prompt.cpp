@@ -1,11 +1,13 @@
 #include "data/prompt.h"
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <system_error>
 #include <utility>
 
 #include "base/error.h"
+#include "base/option_value.h"
 #include "data/text_file.h"
 
 namespace vax::data {
@@ -39,6 +41,14 @@ constexpr std::string_view kVicuna =
 constexpr std::string_view kPlainWithInput = "{instruction} {input} {response}";
 constexpr std::string_view kPlain = "{instruction} {response}";
 
+struct BuiltIn {
+  std::string_view name, with_input, without_input;
+};
+constexpr std::array kBuiltIn = {BuiltIn{"alpaca", kAlpacaWithInput, kAlpaca},
+                                 BuiltIn{"llama2-chat", kLlama2ChatWithInput, kLlama2Chat},
+                                 BuiltIn{"vicuna", kVicunaWithInput, kVicuna},
+                                 BuiltIn{"plain", kPlainWithInput, kPlain}};
+
 constexpr uint64_t kLongestFile = uint64_t{1} << 20;  // bytes of a template file
 
 std::string read_template(const std::string& path) {
@@ -53,17 +63,19 @@ std::string read_template(const std::string& path) {
 
 }  // namespace
 
+std::vector<std::string> template_names() {
+  std::vector<std::string> names;
+  for (const BuiltIn& built_in : kBuiltIn) names.emplace_back(built_in.name);
+  return names;
+}
+
 PromptTemplate PromptTemplate::named(const std::string& name) {
-  if (name == "alpaca") return {name, kAlpacaWithInput, kAlpaca};
-  if (name == "llama2-chat") return {name, kLlama2ChatWithInput, kLlama2Chat};
-  if (name == "vicuna") return {name, kVicunaWithInput, kVicuna};
-  if (name == "plain") return {name, kPlainWithInput, kPlain};
+  for (const BuiltIn& built_in : kBuiltIn)
+    if (built_in.name == name) return {name, built_in.with_input, built_in.without_input};
   std::error_code ignored;  // a file that cannot be looked at is one that cannot be used
   if (!std::filesystem::exists(name, ignored))
-    throw ConfigError(
-        cat("data.template: expected alpaca, llama2-chat, vicuna, plain or an "
-            "existing file, found '",
-            name, "'"));
+    throw ConfigError(cat("data.template: expected ", join(template_names(), ", "),
+                          " or an existing file, found '", name, "'"));
   const std::string text = read_template(name);
   return {name, text, text};
 }

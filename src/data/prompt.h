@@ -18,6 +18,9 @@ struct RenderedPrompt {
   std::string answer;
 };
 
+// The names that are built in: alpaca, llama2-chat, vicuna, plain.
+std::vector<std::string> template_names();
+
 class PromptTemplate {
  public:
   // alpaca       the form of Stanford Alpaca, with and without an input

@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-#include "base/choice.h"
+#include "base/option.h"
 #include "eval/tasks.h"
 
 namespace vax {
@@ -18,16 +18,21 @@ constexpr auto words_of(JudgeKind) {
 }
 
 struct EvalOptions {
-  std::string harmful_path;
-  std::string task_path;
-  eval::Task task = eval::Task::kLabel;
-  std::string alignment_path;
-  std::string benign_path;
-  JudgeKind judge = JudgeKind::kMatch;
-  std::string judge_path;
-  int64_t max_new_tokens = 128;
-  std::optional<int64_t> samples;  // per file; all
-  int64_t batch = 16;
+  VAX_SECTION(EvalOptions, .name = "eval", .users = kEval);
+  VAX_OPTION(std::string, harmful_path, {}, "harmful prompts: harmful_score");
+  VAX_OPTION(std::string, task_path, {}, "task items: accuracy");
+  VAX_OPTION(eval::Task, task, eval::Task::kLabel, "how an answer is compared");
+  VAX_OPTION(std::string, alignment_path, {}, "safe answers: alignment_loss");
+  VAX_OPTION(std::string, benign_path, {}, "harmless prompts: over_refusal");
+  VAX_OPTION(JudgeKind, judge, JudgeKind::kMatch, "who decides what is harmful");
+  VAX_OPTION(std::string, judge_path, {}, "keywords: file of refusal words, one a line",
+             .unset = "built in");
+  VAX_OPTION(int64_t, max_new_tokens, 128, "longest answer, in token ids", .legal = at_least(1),
+             .users = kEval | kGenerate);
+  VAX_OPTION(std::optional<int64_t>, samples, {}, "rows of each file", .legal = at_least(1),
+             .unset = "all");
+  VAX_OPTION(int64_t, batch, 16, "prompts answered at a time", .legal = at_least(1),
+             .users = kEval | kGenerate);
 };
 
 }  // namespace vax

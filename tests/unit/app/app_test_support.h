@@ -11,7 +11,9 @@
 #include <string>
 #include <vector>
 
+#include "app/catalogue.h"
 #include "app/command_line.h"
+#include "app/resolved_config.h"
 #include "base/error.h"
 
 namespace vax::app {
@@ -53,7 +55,17 @@ inline std::vector<std::string> words(const std::string& text) {
   return result;
 }
 
+// The options of the program as it comes.
+inline const OptionTable& program_table() {
+  static const OptionTable kTable = make_option_table(built_in_catalogue());
+  return kTable;
+}
+
+inline CommandLine parse(const std::vector<std::string>& arguments) {
+  return parse(program_table(), arguments);
+}
 inline CommandLine parse_text(const std::string& text) { return parse(words(text)); }
+inline std::string to_ini(const Options& options) { return to_ini(program_table(), options); }
 
 // The message of the Error that `body` throws; a test failure when it throws none or another.
 template <typename Error = ConfigError, typename Body>

@@ -1,8 +1,15 @@
 // The command line: forms of values, precedence against files, errors and what they say.
 #include <gtest/gtest.h>
 
+#include "app/plan_options.h"
 #include "app/subcommands.h"
 #include "app_test_support.h"
+#include "data/data_options.h"
+#include "eval/eval_options.h"
+#include "train/model_options.h"
+#include "train/shard_options.h"
+#include "train/train_options.h"
+#include "vaccine/vaccine_options.h"
 
 namespace vax::app {
 namespace {
@@ -14,48 +21,53 @@ TEST(CommandLine, TakesBothFormsOfAnOption) {
   const CommandLine line = parse_text("align --train.lr 2e-3 --train.global_batch=7");
   EXPECT_EQ(line.request, CommandLine::Request::kRun);
   EXPECT_EQ(line.options.subcommand, "align");
-  EXPECT_EQ(line.options.train.lr, 2e-3);
-  EXPECT_EQ(line.options.train.global_batch, 7);
+  EXPECT_EQ(line.options.get<TrainOptions>().lr, 2e-3);
+  EXPECT_EQ(line.options.get<TrainOptions>().global_batch, 7);
 }
 
 TEST(CommandLine, ReadsArgvWithoutTheProgramName) {
   const char* const argv[] = {"vaccine", "eval", "--eval.batch", "3"};
-  EXPECT_EQ(parse(4, argv).options.eval.batch, 3);
-  EXPECT_NE(message_of([&] { parse(1, argv); }).find("expected a subcommand"), std::string::npos);
+  EXPECT_EQ(parse(program_table(), 4, argv).options.get<EvalOptions>().batch, 3);
+  EXPECT_NE(message_of([&] { parse(program_table(), 1, argv); }).find("expected a subcommand"),
+            std::string::npos);
 }
 
 TEST(CommandLine, LeavesDefaultsWhereNothingIsGiven) {
   const CommandLine line = parse_text("align");
   EXPECT_TRUE(line.origins.empty());
-  EXPECT_EQ(line.options.vaccine.rho, VaccineOptions{}.rho);
+  EXPECT_EQ(line.options.get<VaccineOptions>().rho, VaccineOptions{}.rho);
   EXPECT_EQ(line.where("vaccine.rho"), "default");
   EXPECT_FALSE(line.given("vaccine.rho"));
 }
 
 TEST(CommandLine, BooleansStandAloneOrWithAValue) {
-  EXPECT_TRUE(parse_text("align --data.parse_special").options.data.parse_special);
-  EXPECT_TRUE(parse_text("align --data.parse_special true").options.data.parse_special);
-  EXPECT_FALSE(parse_text("align --data.shuffle=false").options.data.shuffle);
+  EXPECT_TRUE(parse_text("align --data.parse_special").options.get<DataOptions>().parse_special);
+  EXPECT_TRUE(
+      parse_text("align --data.parse_special true").options.get<DataOptions>().parse_special);
+  EXPECT_FALSE(parse_text("align --data.shuffle=false").options.get<DataOptions>().shuffle);
   const CommandLine followed = parse_text("align --data.parse_special --train.lr 3");
-  EXPECT_TRUE(followed.options.data.parse_special);
-  EXPECT_EQ(followed.options.train.lr, 3);
+  EXPECT_TRUE(followed.options.get<DataOptions>().parse_special);
+  EXPECT_EQ(followed.options.get<TrainOptions>().lr, 3);
 }
 
 TEST(CommandLine, ListsTakeCommasSpacesAndSeveralWords) {
   const Strings expected = {"a", "b/c", "d"};
-  EXPECT_EQ(parse_text("eval --adapter.merge a,b/c,d").options.adapter.merge, expected);
-  EXPECT_EQ(parse_text("eval --adapter.merge a b/c d --eval.batch 2").options.adapter.merge,
+  EXPECT_EQ(parse_text("eval --adapter.merge a,b/c,d").options.get<AdapterOptions>().merge,
             expected);
-  EXPECT_EQ(parse({"eval", "--adapter.merge", "a b/c, d"}).options.adapter.merge, expected);
-  EXPECT_EQ(parse_text("align --vaccine.layers 0,3,11").options.vaccine.layers,
+  EXPECT_EQ(
+      parse_text("eval --adapter.merge a b/c d --eval.batch 2").options.get<AdapterOptions>().merge,
+      expected);
+  EXPECT_EQ(parse({"eval", "--adapter.merge", "a b/c, d"}).options.get<AdapterOptions>().merge,
+            expected);
+  EXPECT_EQ(parse_text("align --vaccine.layers 0,3,11").options.get<VaccineOptions>().layers,
             (Integers{0, 3, 11}));
 }
 
 TEST(CommandLine, TheLastOfARepeatedOptionHolds) {
   const CommandLine line =
       parse_text("eval --eval.batch 2 --adapter.merge a,b --eval.batch 9 --adapter.merge c");
-  EXPECT_EQ(line.options.eval.batch, 9);
-  EXPECT_EQ(line.options.adapter.merge, Strings{"c"});
+  EXPECT_EQ(line.options.get<EvalOptions>().batch, 9);
+  EXPECT_EQ(line.options.get<AdapterOptions>().merge, Strings{"c"});
 }
 
 TEST(CommandLine, AnEmptyTextUnsetsWhatHasNoDefault) {
@@ -63,8 +75,8 @@ TEST(CommandLine, AnEmptyTextUnsetsWhatHasNoDefault) {
   const std::string file = dir.write("a.cfg", "[train]\nmax_steps = 5\n[adapter]\nmerge = a,b\n");
   const CommandLine line =
       parse({"align", "--config", file, "--train.max_steps", "", "--adapter.merge", ""});
-  EXPECT_EQ(line.options.train.max_steps, std::nullopt);
-  EXPECT_TRUE(line.options.adapter.merge.empty());
+  EXPECT_EQ(line.options.get<TrainOptions>().max_steps, std::nullopt);
+  EXPECT_TRUE(line.options.get<AdapterOptions>().merge.empty());
   EXPECT_FALSE(line.given("train.max_steps"));
   EXPECT_EQ(message_of([] {
               parse({"align", "--train.lr", ""});
@@ -80,10 +92,10 @@ TEST(CommandLine, LaterFilesOverrideEarlierOnesAndTheCommandLineOverridesAll) {
   // --config behind the option it competes with: place in the line has no say.
   const CommandLine line = parse(
       {"align", "--train.lr", "3", "--config", first, "--train.clip=3", "--config=" + second});
-  EXPECT_EQ(line.options.train.lr, 3);
-  EXPECT_EQ(line.options.train.clip, 3);
-  EXPECT_EQ(line.options.train.seed, 2U);
-  EXPECT_EQ(line.options.train.beta1, 0.1);
+  EXPECT_EQ(line.options.get<TrainOptions>().lr, 3);
+  EXPECT_EQ(line.options.get<TrainOptions>().clip, 3);
+  EXPECT_EQ(line.options.get<TrainOptions>().seed, 2U);
+  EXPECT_EQ(line.options.get<TrainOptions>().beta1, 0.1);
   EXPECT_EQ(line.where("train.lr"), "the command line");
   EXPECT_EQ(line.where("train.seed"), second + ":4");
   EXPECT_EQ(line.where("train.beta1"), first + ":5");
@@ -91,7 +103,7 @@ TEST(CommandLine, LaterFilesOverrideEarlierOnesAndTheCommandLineOverridesAll) {
   EXPECT_LT(line.origins.at("train.seed").precedence, line.origins.at("train.lr").precedence);
 
   const CommandLine swapped = parse({"align", "--config", second, "--config", first});
-  EXPECT_EQ(swapped.options.train.seed, 1U);
+  EXPECT_EQ(swapped.options.get<TrainOptions>().seed, 1U);
 }
 
 TEST(CommandLine, AValueEqualToTheDefaultStillCountsAsGiven) {
@@ -158,23 +170,25 @@ TEST(CommandLine, OptionsToComeAreUnknownYet) {
 TEST(CommandLine, PlacementsAreThree) {
   for (const std::string word : {"replicate", "node", "full"}) {
     const Placement placement = choice_of<Placement>(word).value();
-    EXPECT_EQ(parse_text("align --shard.frozen " + word).options.shard.frozen, placement);
-    EXPECT_EQ(parse_text("plan --shard.trainable " + word).options.shard.trainable, placement);
+    EXPECT_EQ(parse_text("align --shard.frozen " + word).options.get<ShardOptions>().frozen,
+              placement);
+    EXPECT_EQ(parse_text("plan --shard.trainable " + word).options.get<ShardOptions>().trainable,
+              placement);
   }
   EXPECT_EQ(parse_error("align --shard.frozen host"),
             "shard.frozen: expected one of replicate, node, full, found 'host' (the command line)");
 }
 
 TEST(CommandLine, ScheduleIsShortWithPlan) {
-  EXPECT_FALSE(parse_text("plan").options.plan.schedule);
+  EXPECT_FALSE(parse_text("plan").options.get<PlanOptions>().schedule);
   for (const char* text :
        {"plan --schedule", "plan --schedule --plan.ranks 4", "plan --plan.ranks 4 --schedule true",
         "plan --schedule=true", "plan --plan.schedule"}) {
     const CommandLine line = parse_text(text);
-    EXPECT_TRUE(line.options.plan.schedule) << text;
+    EXPECT_TRUE(line.options.get<PlanOptions>().schedule) << text;
     EXPECT_TRUE(line.given("plan.schedule")) << text;
   }
-  EXPECT_FALSE(parse_text("plan --schedule=false").options.plan.schedule);
+  EXPECT_FALSE(parse_text("plan --schedule=false").options.get<PlanOptions>().schedule);
 }
 
 TEST(CommandLine, ScheduleIsNoOptionOfOtherSubcommands) {
@@ -197,9 +211,9 @@ TEST(CommandLine, PlanTakesTheOptionsThatChangeMemoryOrTraffic) {
           "--shard.group_size 8 --data.max_length 512 --plan.ranks 16 "
           "--plan.ranks_per_node 8")
           .options;
-  EXPECT_EQ(options.plan.ranks, 16);
-  EXPECT_EQ(options.plan.ranks_per_node, 8);
-  EXPECT_EQ(options.shard.group_size, 8);
+  EXPECT_EQ(options.get<PlanOptions>().ranks, 16);
+  EXPECT_EQ(options.get<PlanOptions>().ranks_per_node, 8);
+  EXPECT_EQ(options.get<ShardOptions>().group_size, 8);
   EXPECT_NE(parse_error("plan --train.lr 1").find("not used by `vaccine plan`"), std::string::npos);
   EXPECT_NE(parse_error("plan --output.dir o").find("not used by `vaccine plan`"),
             std::string::npos);
@@ -236,7 +250,8 @@ TEST(CommandLine, TextsThatAConfigurationFileCannotHoldAreRefused) {
               "its ends, found '" +
                   text + "' (the command line)");
   }
-  EXPECT_EQ(parse({"align", "--data.path", "a b=c;'\""}).options.data.path, "a b=c;'\"");
+  EXPECT_EQ(parse({"align", "--data.path", "a b=c;'\""}).options.get<DataOptions>().path,
+            "a b=c;'\"");
 }
 
 }  // namespace

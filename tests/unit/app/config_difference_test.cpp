@@ -17,16 +17,16 @@ std::string ini_of(const std::string& arguments) {
 }
 
 TEST(ConfigDifference, NoneBetweenEqualRuns) {
-  EXPECT_TRUE(config_differences(ini_of(""), ini_of("")).empty());
+  EXPECT_TRUE(config_differences(program_table(), ini_of(""), ini_of("")).empty());
 }
 
 TEST(ConfigDifference, WhereAndHowARunIsSpreadDoesNotMatter) {
-  EXPECT_TRUE(
-      config_differences(ini_of(""), ini_of(" --shard.frozen replicate --runtime.threads 3"
-                                            " --checkpoint.interval 7 --checkpoint.resume auto"
-                                            " --drift.interval 3 --output.log_interval 2"
-                                            " --train.micro_batch 1 --train.recompute all"))
-          .empty());
+  EXPECT_TRUE(config_differences(program_table(), ini_of(""),
+                                 ini_of(" --shard.frozen replicate --runtime.threads 3"
+                                        " --checkpoint.interval 7 --checkpoint.resume auto"
+                                        " --drift.interval 3 --output.log_interval 2"
+                                        " --train.micro_batch 1 --train.recompute all"))
+                  .empty());
 }
 
 TEST(ConfigDifference, WhatDecidesRowsAndShapesIsFixed) {
@@ -35,14 +35,15 @@ TEST(ConfigDifference, WhatDecidesRowsAndShapesIsFixed) {
         " --data.shuffle false", " --data.samples 9", " --data.skip 1", " --adapter.r 4",
         " --adapter.alpha 8", " --adapter.targets q_proj", " --data.template plain",
         " --drift.samples 3"}) {
-    const auto found = config_differences(ini_of(""), ini_of(arguments));
+    const auto found = config_differences(program_table(), ini_of(""), ini_of(arguments));
     ASSERT_EQ(found.size(), 1U) << arguments;
     EXPECT_TRUE(found[0].is_fixed) << arguments;
   }
 }
 
 TEST(ConfigDifference, ValuesThatMayChangeInTheMiddleAreNamed) {
-  const auto found = config_differences(ini_of(" --train.lr 0.5"), ini_of(" --train.lr 0.25"));
+  const auto found =
+      config_differences(program_table(), ini_of(" --train.lr 0.5"), ini_of(" --train.lr 0.25"));
   ASSERT_EQ(found.size(), 1U);
   EXPECT_EQ(found[0].name, "train.lr");
   EXPECT_EQ(found[0].before, "0.5");
@@ -53,12 +54,20 @@ TEST(ConfigDifference, ValuesThatMayChangeInTheMiddleAreNamed) {
 TEST(ConfigDifference, OtherWeightsToStartFromAreNamed) {
   for (const char* arguments : {" --model.path n", " --adapter.merge a", " --adapter.init a",
                                 " --train.max_steps 5", " --drift.path p"})
-    EXPECT_FALSE(config_differences(ini_of(""), ini_of(arguments)).empty()) << arguments;
+    EXPECT_FALSE(config_differences(program_table(), ini_of(""), ini_of(arguments)).empty())
+        << arguments;
+}
+
+TEST(ConfigDifference, OptionsThatThereWereOnceDoNotMatter) {
+  std::string before = ini_of("");
+  const std::string section = "[adapter]\n";
+  before.insert(before.find(section) + section.size(), "dtype = fp32\n");
+  EXPECT_TRUE(config_differences(program_table(), before, ini_of("")).empty());
 }
 
 TEST(ConfigDifference, AnOptionThatOneTextLacksCountsAsNotGiven) {
-  EXPECT_TRUE(config_differences("", "[train]\nlr =\n").empty());
-  const auto found = config_differences("[train]\n", "[train]\nlr = 1\n");
+  EXPECT_TRUE(config_differences(program_table(), "", "[train]\nlr =\n").empty());
+  const auto found = config_differences(program_table(), "[train]\n", "[train]\nlr = 1\n");
   ASSERT_EQ(found.size(), 1U);
   EXPECT_EQ(found[0].before, "");
   EXPECT_EQ(found[0].now, "1");

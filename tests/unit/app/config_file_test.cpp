@@ -5,6 +5,10 @@
 
 #include "app/setting_sources.h"
 #include "app_test_support.h"
+#include "data/data_options.h"
+#include "train/model_options.h"
+#include "train/train_options.h"
+#include "vaccine/vaccine_options.h"
 
 namespace vax::app {
 namespace {
@@ -99,8 +103,31 @@ TEST(ConfigFile, ListsTakeCommasAndSpaces) {
   const std::string file =
       dir.write("x.cfg", "[adapter]\nmerge = a, b c\n[vaccine]\nlayers = 1 2,3");
   const CommandLine line = parse({"align", "--config", file});
-  EXPECT_EQ(line.options.adapter.merge, (std::vector<std::string>{"a", "b", "c"}));
-  EXPECT_EQ(line.options.vaccine.layers, (std::vector<int64_t>{1, 2, 3}));
+  EXPECT_EQ(line.options.get<AdapterOptions>().merge, (std::vector<std::string>{"a", "b", "c"}));
+  EXPECT_EQ(line.options.get<VaccineOptions>().layers, (std::vector<int64_t>{1, 2, 3}));
+}
+
+TEST(ConfigFile, ItemsOfAListMayBeQuoted) {
+  TemporaryDirectory dir;
+  const std::string file =
+      dir.write("x.cfg", "[adapter]\nmerge = \"my runs/a, b\", c \"say \\\"x\\\"\"\n");
+  const CommandLine line = parse({"align", "--config", file});
+  EXPECT_EQ(line.options.get<AdapterOptions>().merge,
+            (std::vector<std::string>{"my runs/a, b", "c", "say \"x\""}));
+  EXPECT_NE(to_ini(line.options).find("merge = \"my runs/a, b\",c,\"say \\\"x\\\"\"\n"),
+            std::string::npos);
+  EXPECT_EQ(parse({"align", "--adapter.merge", "\"a b\"", "c"}).options.get<AdapterOptions>().merge,
+            (std::vector<std::string>{"a b", "c"}));
+  EXPECT_NE(align_error("[adapter]\nmerge = \"a b\n").find("found '\"a b' (FILE:2)"),
+            std::string::npos);
+}
+
+TEST(ConfigFile, OptionsThatThereWereOnceAreReadOver) {
+  TemporaryDirectory dir;
+  const std::string file = dir.write("x.cfg", "[adapter]\ndtype = fp32\nr = 3\n");
+  EXPECT_EQ(parse({"align", "--config", file}).options.get<AdapterOptions>().r, 3);
+  EXPECT_NE(parse_error("align --adapter.dtype fp32").find("unknown option --adapter.dtype"),
+            std::string::npos);
 }
 
 TEST(ConfigFile, KnownKeysThatTheSubcommandDoesNotUseAreSkipped) {
@@ -108,9 +135,9 @@ TEST(ConfigFile, KnownKeysThatTheSubcommandDoesNotUseAreSkipped) {
   const std::string file =
       dir.write("x.cfg", "[model]\npath = m\n[train]\nlr = 5\n[data]\nharmful_ratio = 0.5\n");
   const CommandLine line = parse({"eval", "--config", file});
-  EXPECT_EQ(line.options.model.path, "m");
-  EXPECT_EQ(line.options.train.lr, TrainOptions{}.lr);
-  EXPECT_EQ(line.options.data.harmful_ratio, 0);
+  EXPECT_EQ(line.options.get<ModelOptions>().path, "m");
+  EXPECT_EQ(line.options.get<TrainOptions>().lr, TrainOptions{}.lr);
+  EXPECT_EQ(line.options.get<DataOptions>().harmful_ratio, 0);
   EXPECT_FALSE(line.given("train.lr"));
 }
 

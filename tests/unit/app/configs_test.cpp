@@ -8,6 +8,11 @@
 #include "app/resolve.h"
 #include "app/resolved_config.h"
 #include "app_test_support.h"
+#include "data/data_options.h"
+#include "train/model_options.h"
+#include "train/output_options.h"
+#include "train/train_options.h"
+#include "vaccine/vaccine_options.h"
 
 namespace vax::app {
 namespace {
@@ -85,14 +90,14 @@ void expect_paper_optimizer(const TrainOptions& train) {
 }
 
 void expect_paper_adapter(const Options& options, double alpha) {
-  EXPECT_EQ(options.model.dtype, ModelDtype::kBf16);
-  EXPECT_EQ(options.adapter.type, AdapterType::kLora);
-  EXPECT_EQ(options.adapter.r, 8);
-  EXPECT_EQ(options.adapter.alpha, alpha);
-  EXPECT_EQ(options.adapter.dropout, 0.1);
-  EXPECT_TRUE(options.adapter.targets.empty());  // all seven projections
-  EXPECT_EQ(options.data.max_length, 200);
-  EXPECT_EQ(options.data.template_name, "alpaca");
+  EXPECT_EQ(options.get<ModelOptions>().dtype, ModelDtype::kBf16);
+  EXPECT_EQ(options.get<AdapterOptions>().type, AdapterType::kLora);
+  EXPECT_EQ(options.get<AdapterOptions>().r, 8);
+  EXPECT_EQ(options.get<AdapterOptions>().alpha, alpha);
+  EXPECT_EQ(options.get<AdapterOptions>().dropout, 0.1);
+  EXPECT_TRUE(options.get<AdapterOptions>().targets.empty());  // all seven projections
+  EXPECT_EQ(options.get<DataOptions>().max_length, 200);
+  EXPECT_EQ(options.get<DataOptions>().template_name, "alpaca");
 }
 
 TEST(Configs, AlignmentHasThePapersValues) {
@@ -101,13 +106,14 @@ TEST(Configs, AlignmentHasThePapersValues) {
     const Options options = load("llama2-" + name + ".cfg");
     EXPECT_EQ(options.subcommand, "align");
     expect_paper_adapter(options, 4);
-    expect_paper_optimizer(options.train);
-    EXPECT_EQ(options.train.method, name.substr(name.find('-') + 1));
-    EXPECT_EQ(options.train.lr, 1e-3);
-    EXPECT_EQ(options.train.epochs, 50);
-    EXPECT_EQ(options.data.samples, 2000);
-    EXPECT_EQ(options.vaccine.rho, 2);
-    EXPECT_EQ(options.train.recompute, name == "70b-vaccine" ? Recompute::kAll : Recompute::kNone);
+    expect_paper_optimizer(options.get<TrainOptions>());
+    EXPECT_EQ(options.get<TrainOptions>().method, name.substr(name.find('-') + 1));
+    EXPECT_EQ(options.get<TrainOptions>().lr, 1e-3);
+    EXPECT_EQ(options.get<TrainOptions>().epochs, 50);
+    EXPECT_EQ(options.get<DataOptions>().samples, 2000);
+    EXPECT_EQ(options.get<VaccineOptions>().rho, 2);
+    EXPECT_EQ(options.get<TrainOptions>().recompute,
+              name == "70b-vaccine" ? Recompute::kAll : Recompute::kNone);
   }
 }
 
@@ -128,17 +134,18 @@ TEST(Configs, AttacksHaveThePapersValues) {
     const Options options = load("llama2-" + attack.name + ".cfg");
     EXPECT_EQ(options.subcommand, "finetune");
     expect_paper_adapter(options, attack.alpha);
-    expect_paper_optimizer(options.train);
-    EXPECT_EQ(options.train.method, "sft");
-    EXPECT_EQ(options.train.lr, 1e-5);
-    EXPECT_EQ(options.train.epochs, attack.epochs);
-    EXPECT_EQ(options.data.samples, attack.samples);
-    EXPECT_EQ(options.data.harmful_ratio, 0.1);
-    ASSERT_EQ(options.adapter.merge.size(), 1U);
+    expect_paper_optimizer(options.get<TrainOptions>());
+    EXPECT_EQ(options.get<TrainOptions>().method, "sft");
+    EXPECT_EQ(options.get<TrainOptions>().lr, 1e-5);
+    EXPECT_EQ(options.get<TrainOptions>().epochs, attack.epochs);
+    EXPECT_EQ(options.get<DataOptions>().samples, attack.samples);
+    EXPECT_EQ(options.get<DataOptions>().harmful_ratio, 0.1);
+    ASSERT_EQ(options.get<AdapterOptions>().merge.size(), 1U);
     const std::string size = attack.name.substr(0, attack.name.find('-'));
-    EXPECT_EQ(options.adapter.merge[0],
-              load("llama2-" + size + "-vaccine.cfg").output.dir + "/adapter");
-    EXPECT_EQ(options.model.path, load("llama2-" + size + "-vaccine.cfg").model.path);
+    EXPECT_EQ(options.get<AdapterOptions>().merge[0],
+              load("llama2-" + size + "-vaccine.cfg").get<OutputOptions>().dir + "/adapter");
+    EXPECT_EQ(options.get<ModelOptions>().path,
+              load("llama2-" + size + "-vaccine.cfg").get<ModelOptions>().path);
   }
 }
 
@@ -146,56 +153,56 @@ TEST(Configs, TheBaselineDiffersFromVaccineInMethodAndOutputOnly) {
   for (const std::string prefix : {"llama2-7b-", "demo-align-"}) {
     const Options sft = load(prefix + "sft.cfg");
     Options vaccine = load(prefix + "vaccine.cfg");
-    EXPECT_NE(vaccine.output.dir, sft.output.dir);
-    vaccine.train.method = "sft";
-    vaccine.output.dir = sft.output.dir;
-    vaccine.vaccine = sft.vaccine;
+    EXPECT_NE(vaccine.get<OutputOptions>().dir, sft.get<OutputOptions>().dir);
+    vaccine.get<TrainOptions>().method = "sft";
+    vaccine.get<OutputOptions>().dir = sft.get<OutputOptions>().dir;
+    vaccine.get<VaccineOptions>() = sft.get<VaccineOptions>();
     EXPECT_EQ(to_ini(vaccine), to_ini(sft)) << prefix;
   }
 }
 
 TEST(Configs, MiniatureHasItsValues) {
   const Options pretrain = load("demo-pretrain.cfg");
-  EXPECT_EQ(pretrain.adapter.type, AdapterType::kNone);
-  EXPECT_EQ(pretrain.data.format, data::RecordFormat::kText);
-  EXPECT_EQ(pretrain.train.method, "sft");
-  EXPECT_EQ(pretrain.train.global_batch, 48);
-  EXPECT_EQ(pretrain.train.lr, 2e-3);
-  EXPECT_EQ(pretrain.train.beta2, 0.98);
-  EXPECT_EQ(pretrain.train.weight_decay, 0.05);
-  EXPECT_EQ(pretrain.train.warmup_ratio, 0.05);
-  EXPECT_GE(pretrain.train.max_steps, 700);
-  EXPECT_LE(pretrain.train.max_steps, 800);
+  EXPECT_EQ(pretrain.get<AdapterOptions>().type, AdapterType::kNone);
+  EXPECT_EQ(pretrain.get<DataOptions>().format, data::RecordFormat::kText);
+  EXPECT_EQ(pretrain.get<TrainOptions>().method, "sft");
+  EXPECT_EQ(pretrain.get<TrainOptions>().global_batch, 48);
+  EXPECT_EQ(pretrain.get<TrainOptions>().lr, 2e-3);
+  EXPECT_EQ(pretrain.get<TrainOptions>().beta2, 0.98);
+  EXPECT_EQ(pretrain.get<TrainOptions>().weight_decay, 0.05);
+  EXPECT_EQ(pretrain.get<TrainOptions>().warmup_ratio, 0.05);
+  EXPECT_GE(pretrain.get<TrainOptions>().max_steps, 700);
+  EXPECT_LE(pretrain.get<TrainOptions>().max_steps, 800);
 
   const Options align = load("demo-align-vaccine.cfg");
-  EXPECT_EQ(align.train.method, "vaccine");
-  EXPECT_EQ(align.vaccine.rho, 1);
-  EXPECT_EQ(align.adapter.alpha, 16);
-  EXPECT_EQ(align.train.lr, 2e-3);
-  EXPECT_EQ(align.train.global_batch, 8);
-  EXPECT_EQ(align.train.max_steps, 1000);
+  EXPECT_EQ(align.get<TrainOptions>().method, "vaccine");
+  EXPECT_EQ(align.get<VaccineOptions>().rho, 1);
+  EXPECT_EQ(align.get<AdapterOptions>().alpha, 16);
+  EXPECT_EQ(align.get<TrainOptions>().lr, 2e-3);
+  EXPECT_EQ(align.get<TrainOptions>().global_batch, 8);
+  EXPECT_EQ(align.get<TrainOptions>().max_steps, 1000);
 
   const Options attack = load("demo-finetune.cfg");
-  EXPECT_EQ(attack.adapter.alpha, 8);
-  EXPECT_EQ(attack.train.lr, 5e-4);
-  EXPECT_EQ(attack.train.max_steps, 200);
-  EXPECT_EQ(attack.data.samples, 1000);
-  EXPECT_EQ(attack.data.harmful_ratio, 0.1);
+  EXPECT_EQ(attack.get<AdapterOptions>().alpha, 8);
+  EXPECT_EQ(attack.get<TrainOptions>().lr, 5e-4);
+  EXPECT_EQ(attack.get<TrainOptions>().max_steps, 200);
+  EXPECT_EQ(attack.get<DataOptions>().samples, 1000);
+  EXPECT_EQ(attack.get<DataOptions>().harmful_ratio, 0.1);
 }
 
 TEST(Configs, MiniatureStagesFitTogether) {
-  const std::string base = load("demo-pretrain.cfg").output.dir + "/model";
+  const std::string base = load("demo-pretrain.cfg").get<OutputOptions>().dir + "/model";
   const Options align = load("demo-align-vaccine.cfg");
   const Options attack = load("demo-finetune.cfg");
   const Options eval = load("demo-eval.cfg");
   for (const Options& options : {align, attack, eval}) {
-    EXPECT_EQ(options.model.path, base);
-    EXPECT_EQ(options.data.template_name, "plain");
+    EXPECT_EQ(options.get<ModelOptions>().path, base);
+    EXPECT_EQ(options.get<DataOptions>().template_name, "plain");
   }
-  const std::string adapter = align.output.dir + "/adapter";
-  EXPECT_EQ(attack.adapter.merge, std::vector<std::string>{adapter});
-  EXPECT_EQ(eval.adapter.merge,
-            (std::vector<std::string>{adapter, attack.output.dir + "/adapter"}));
+  const std::string adapter = align.get<OutputOptions>().dir + "/adapter";
+  EXPECT_EQ(attack.get<AdapterOptions>().merge, std::vector<std::string>{adapter});
+  EXPECT_EQ(eval.get<AdapterOptions>().merge,
+            (std::vector<std::string>{adapter, attack.get<OutputOptions>().dir + "/adapter"}));
 }
 
 }  // namespace

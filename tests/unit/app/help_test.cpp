@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "app/option_table.h"
+#include "app/subcommands.h"
 #include "app_test_support.h"
 
 namespace vax::app {
@@ -41,12 +42,13 @@ std::vector<std::string> columns_of(const std::string& help, const std::string& 
 TEST(Help, OfTheProgramIsAsRecorded) { EXPECT_EQ(program_help(), golden("help.txt")); }
 
 TEST(Help, OfFinetuneIsAsRecorded) {
-  EXPECT_EQ(subcommand_help("finetune"), golden("help_finetune.txt"));
+  EXPECT_EQ(subcommand_help(program_table(), "finetune"), golden("help_finetune.txt"));
 }
 
 TEST(Help, FitsTheTerminal) {
   std::string all = program_help();
-  for (const Subcommand& subcommand : kSubcommands) all += subcommand_help(subcommand.name);
+  for (const Subcommand& subcommand : kSubcommands)
+    all += subcommand_help(program_table(), subcommand.name);
   for (const std::string& line : lines_of(all)) {
     EXPECT_LE(line.size(), static_cast<size_t>(kHelpColumns)) << line;
     EXPECT_FALSE(line.ends_with(' ')) << line;
@@ -56,8 +58,8 @@ TEST(Help, FitsTheTerminal) {
 TEST(Help, ShowsEveryUsedOptionWithItsDefaultAndMeaning) {
   const Options defaults;
   for (const Subcommand& subcommand : kSubcommands) {
-    const std::string help = subcommand_help(subcommand.name);
-    for (const OptionRow& row : option_rows()) {
+    const std::string help = subcommand_help(program_table(), subcommand.name);
+    for (const OptionRow& row : program_table().rows()) {
       const std::vector<std::string> columns = columns_of(help, row.name());
       if ((row.used_by & subcommand.bit) == 0) {
         EXPECT_TRUE(columns.empty()) << subcommand.name << " " << row.name();
@@ -74,16 +76,18 @@ TEST(Help, ShowsEveryUsedOptionWithItsDefaultAndMeaning) {
 }
 
 TEST(Help, ShowsDependentDefaults) {
-  EXPECT_EQ(columns_of(subcommand_help("align"), "train.method").at(1), "vaccine");
-  EXPECT_EQ(columns_of(subcommand_help("finetune"), "train.method").at(1), "sft");
-  EXPECT_EQ(columns_of(subcommand_help("plan"), "train.method").at(1), "vaccine");
-  EXPECT_EQ(columns_of(subcommand_help("plan"), "plan.ranks").at(1), "of this one");
-  EXPECT_EQ(columns_of(subcommand_help("align"), "train.epochs").at(1), "50");
-  EXPECT_EQ(columns_of(subcommand_help("align"), "drift.path").at(1), "data.path");
+  EXPECT_EQ(columns_of(subcommand_help(program_table(), "align"), "train.method").at(1), "vaccine");
+  EXPECT_EQ(columns_of(subcommand_help(program_table(), "finetune"), "train.method").at(1), "sft");
+  EXPECT_EQ(columns_of(subcommand_help(program_table(), "plan"), "train.method").at(1), "vaccine");
+  EXPECT_EQ(columns_of(subcommand_help(program_table(), "plan"), "plan.ranks").at(1),
+            "of this one");
+  EXPECT_EQ(columns_of(subcommand_help(program_table(), "align"), "train.epochs").at(1), "50");
+  EXPECT_EQ(columns_of(subcommand_help(program_table(), "align"), "drift.path").at(1), "data.path");
 }
 
 TEST(Help, ListsChoices) {
-  EXPECT_NE(subcommand_help("align").find("(cosine | linear | constant)"), std::string::npos);
+  EXPECT_NE(subcommand_help(program_table(), "align").find("(cosine | linear | constant)"),
+            std::string::npos);
 }
 
 TEST(Help, OfTheProgramNamesEverySubcommand) {

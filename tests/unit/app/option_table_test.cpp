@@ -9,32 +9,40 @@
 #include <regex>
 #include <set>
 
+#include "app/help.h"
+#include "app/resolve.h"
 #include "app_test_support.h"
+#include "data/data_options.h"
+#include "train/model_options.h"
+#include "train/output_options.h"
+#include "train/train_options.h"
 
 namespace vax::app {
 namespace {
 
 using Strings = std::vector<std::string>;
 
-// "section.member" for the members of every struct XOptions, as written in the headers.
+// "section.member" for the members of every struct XOptions, declared as options or not.
 std::set<std::string> members_in_headers() {
-  std::stringstream headers;
-  for (const auto& entry : std::filesystem::recursive_directory_iterator(VAX_SOURCE_DIR "/src"))
-    if (entry.path().string().ends_with("_options.h"))
-      headers << std::ifstream(entry.path()).rdbuf();
   const std::regex opening("struct (\\w+)Options \\{");
+  const std::regex option("  VAX_OPTION\\([\\w:<>]+, (\\w+),.*");
   const std::regex member("  [\\w:<>]+ (\\w+)( = [^;]+)?;.*");
   std::set<std::string> names;
-  std::string section;
-  std::smatch match;
-  for (std::string line; std::getline(headers, line);) {
-    if (std::regex_match(line, match, opening)) {
-      section = match[1];
-      section[0] = static_cast<char>(std::tolower(section[0]));
-    } else if (line == "};") {
-      section.clear();
-    } else if (!section.empty() && std::regex_match(line, match, member)) {
-      names.insert(section + "." + match[1].str());
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(VAX_SOURCE_DIR "/src")) {
+    if (!entry.path().string().ends_with("_options.h")) continue;
+    std::ifstream header(entry.path());
+    std::string section;
+    std::smatch match;
+    for (std::string line; std::getline(header, line);) {
+      if (std::regex_match(line, match, opening)) {
+        section = match[1];
+        section[0] = static_cast<char>(std::tolower(section[0]));
+      } else if (line == "};") {
+        section.clear();
+      } else if (!section.empty() &&
+                 (std::regex_match(line, match, option) || std::regex_match(line, match, member))) {
+        names.insert(section + "." + match[1].str());
+      }
     }
   }
   return names;
@@ -42,7 +50,7 @@ std::set<std::string> members_in_headers() {
 
 TEST(OptionTable, HasOneRowForEachMemberOfTheStructs) {
   std::set<std::string> rows;
-  for (const OptionRow& row : option_rows()) {
+  for (const OptionRow& row : program_table().rows()) {
     // `template` is a keyword, so its member has another name.
     const std::string member = row.name() == "data.template" ? "data.template_name" : row.name();
     EXPECT_TRUE(rows.insert(member).second) << "two rows for " << row.name();
@@ -52,8 +60,7 @@ TEST(OptionTable, HasOneRowForEachMemberOfTheStructs) {
 
 TEST(OptionTable, EachRowSetsAMemberOfItsOwn) {
   // Two rows bound to one member would show up as one row changing another row's text.
-  for (const OptionRow& row : option_rows()) {
-    if (row.rule.choices.size() == 1 && row.rule.other.empty()) continue;  // one legal value
+  for (const OptionRow& row : program_table().rows()) {
     Options options;
     const Strings candidates = {"3", "2", "0.25", "true", "false", "text"};
     const std::string before = row.text(options);
@@ -61,7 +68,7 @@ TEST(OptionTable, EachRowSetsAMemberOfItsOwn) {
       if (candidate != before && row.assign(options, candidate)) break;
     }
     EXPECT_NE(row.text(options), before) << row.name();
-    for (const OptionRow& other : option_rows()) {
+    for (const OptionRow& other : program_table().rows()) {
       if (&other == &row) continue;
       EXPECT_EQ(other.text(options), other.text(Options{})) << row.name() << " " << other.name();
     }
@@ -71,7 +78,7 @@ TEST(OptionTable, EachRowSetsAMemberOfItsOwn) {
 TEST(OptionTable, RowsOfASectionAreConsecutive) {
   std::set<std::string> closed;
   std::string current;
-  for (const OptionRow& row : option_rows()) {
+  for (const OptionRow& row : program_table().rows()) {
     if (row.section != current) {
       EXPECT_TRUE(closed.insert(row.section).second) << row.section;
     }
@@ -80,7 +87,7 @@ TEST(OptionTable, RowsOfASectionAreConsecutive) {
 }
 
 TEST(OptionTable, DefaultsAreLegal) {
-  for (const OptionRow& row : option_rows()) {
+  for (const OptionRow& row : program_table().rows()) {
     Options options;
     EXPECT_TRUE(row.assign(options, row.text(options))) << row.name();
     EXPECT_NE(row.used_by, 0U) << row.name();
@@ -88,14 +95,14 @@ TEST(OptionTable, DefaultsAreLegal) {
 }
 
 TEST(OptionTable, FindsRowsByName) {
-  ASSERT_NE(find_option("train.lr"), nullptr);
-  EXPECT_EQ(find_option("train.lr")->key, "lr");
-  EXPECT_EQ(find_option("lr"), nullptr);
-  EXPECT_EQ(find_option("train"), nullptr);
+  ASSERT_NE(program_table().find("train.lr"), nullptr);
+  EXPECT_EQ(program_table().find("train.lr")->key, "lr");
+  EXPECT_EQ(program_table().find("lr"), nullptr);
+  EXPECT_EQ(program_table().find("train"), nullptr);
 }
 
 TEST(OptionTable, ChoicesAreAcceptedAndListedInTheMessage) {
-  for (const OptionRow& row : option_rows()) {
+  for (const OptionRow& row : program_table().rows()) {
     if (row.rule.choices.empty()) continue;
     Options options;
     for (const std::string& choice : row.rule.choices) {
@@ -110,7 +117,7 @@ TEST(OptionTable, ChoicesAreAcceptedAndListedInTheMessage) {
 }
 
 TEST(OptionTable, BooleansAreTrueOrFalseOnly) {
-  for (const OptionRow& row : option_rows()) {
+  for (const OptionRow& row : program_table().rows()) {
     if (row.kind != ValueKind::kBoolean) continue;
     Options options;
     for (const char* text : {"true", "false"}) EXPECT_TRUE(row.assign(options, text)) << text;
@@ -196,7 +203,7 @@ bool is_number(const OptionRow& row) {
 }
 
 TEST(OptionTable, EveryNumberObeysItsLimits) {
-  for (const OptionRow& row : option_rows()) {
+  for (const OptionRow& row : program_table().rows()) {
     if (!is_number(row)) continue;
     const auto limits = kLimits.find(row.name());
     ASSERT_NE(limits, kLimits.end()) << "no limits for " << row.name() << " in this test";
@@ -213,7 +220,7 @@ TEST(OptionTable, EveryNumberObeysItsLimits) {
 }
 
 TEST(OptionTable, NumbersAreWholeTexts) {
-  for (const OptionRow& row : option_rows()) {
+  for (const OptionRow& row : program_table().rows()) {
     if (!is_number(row)) continue;
     Options options;
     for (const char* text : {"x", "1x", "1 2x", "0x10", "nan", "inf", "1e999", "--1", "+1"}) {
@@ -228,7 +235,7 @@ TEST(OptionTable, NumbersAreWholeTexts) {
 }
 
 TEST(OptionTable, OnlyListsAndWhatHasNoDefaultMayBeEmpty) {
-  for (const OptionRow& row : option_rows()) {
+  for (const OptionRow& row : program_table().rows()) {
     Options options;
     EXPECT_EQ(row.assign(options, ""), row.is_list || row.text(Options{}).empty()) << row.name();
     EXPECT_TRUE(!row.is_list || row.text(options).empty()) << row.name();
@@ -236,7 +243,7 @@ TEST(OptionTable, OnlyListsAndWhatHasNoDefaultMayBeEmpty) {
 }
 
 TEST(OptionTable, MessagesSayTheRange) {
-  const auto expected = [](const char* name) { return find_option(name)->expected(); };
+  const auto expected = [](const char* name) { return program_table().find(name)->expected(); };
   EXPECT_EQ(expected("data.harmful_ratio"), "a finite number in [0, 1]");
   EXPECT_EQ(expected("adapter.dropout"), "a finite number in [0, 1)");
   EXPECT_EQ(expected("train.eps"), "a finite number above 0");
@@ -249,24 +256,56 @@ TEST(OptionTable, MessagesSayTheRange) {
             "twice");
 }
 
+TEST(OptionTable, SectionsAndRowsHaveNamesOfTheirOwn) {
+  const OptionSection output = option_section<OutputOptions>();
+  EXPECT_THROW(OptionTable({output, output}), std::logic_error);
+  OptionSection doubled = output;
+  doubled.rows.push_back(doubled.rows[0]);
+  EXPECT_THROW(OptionTable({doubled}), std::logic_error);
+}
+
+// As a program of one's own has it: a method that src/ does not know, with options.
+struct ToyOptions {
+  VAX_SECTION(ToyOptions, .name = "toy", .users = kTraining);
+  VAX_OPTION(double, strength, 0.5, "how much", .legal = at_least(0));
+};
+
+TEST(OptionTable, TakesWhatTheCatalogueBrings) {
+  Catalogue catalogue = built_in_catalogue();
+  catalogue.methods.push_back(
+      {.name = "toy", .default_of = 0, .options = option_section<ToyOptions>()});
+  const OptionTable table = make_option_table(catalogue);
+  CommandLine line =
+      parse(table, words("align --train.method toy --toy.strength 2 --model.path m --data.path d "
+                         "--output.dir o"));
+  resolve(line);
+  EXPECT_EQ(line.options.get<TrainOptions>().method, "toy");
+  EXPECT_EQ(line.options.get<ToyOptions>().strength, 2);
+  EXPECT_NE(to_ini(table, line.options).find("[toy]\nstrength = 2\n"), std::string::npos);
+  EXPECT_NE(subcommand_help(table, "align").find("how much"), std::string::npos);
+  EXPECT_EQ(table.at("train.method").expected(), "one of sft, vaccine, toy");
+  EXPECT_EQ(parse_error("align --train.method toy"),
+            "train.method: expected one of sft, vaccine, found 'toy' (the command line)");
+}
+
 TEST(OptionTable, ATemplateMayBeAFile) {
   Options options;
-  EXPECT_TRUE(find_option("data.template")->assign(options, "my/template.txt"));
-  EXPECT_EQ(options.data.template_name, "my/template.txt");
+  EXPECT_TRUE(program_table().find("data.template")->assign(options, "my/template.txt"));
+  EXPECT_EQ(options.get<DataOptions>().template_name, "my/template.txt");
 }
 
 TEST(OptionTable, TargetsAreNamesOfProjectionsEachOnce) {
-  const OptionRow& row = *find_option("adapter.targets");
+  const OptionRow& row = *program_table().find("adapter.targets");
   Options options;
   EXPECT_TRUE(row.assign(options, "q_proj, v_proj"));
-  EXPECT_EQ(options.adapter.targets, (Strings{"q_proj", "v_proj"}));
+  EXPECT_EQ(options.get<AdapterOptions>().targets, (Strings{"q_proj", "v_proj"}));
   EXPECT_FALSE(row.assign(options, "q_proj,query"));
   EXPECT_FALSE(row.assign(options, "q_proj,q_proj"));
-  EXPECT_EQ(options.adapter.targets, (Strings{"q_proj", "v_proj"}));
+  EXPECT_EQ(options.get<AdapterOptions>().targets, (Strings{"q_proj", "v_proj"}));
 }
 
 TEST(OptionTable, SectionsGoToTheSubcommandsThatUseThem) {
-  const auto used = [](const char* name) { return find_option(name)->used_by; };
+  const auto used = [](const char* name) { return program_table().find(name)->used_by; };
   EXPECT_EQ(used("train.lr"), kTraining);
   EXPECT_EQ(used("vaccine.rho"), kTraining | kPlan);
   EXPECT_EQ(used("shard.frozen"), kTraining | kEval | kDrift | kGenerate | kExport | kPlan);

@@ -3,7 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include "app/plan_options.h"
 #include "app_test_support.h"
+#include "train/train_options.h"
+#include "vaccine/drift_options.h"
 
 namespace vax::app {
 namespace {
@@ -21,28 +24,29 @@ std::string resolve_error(const std::string& text) {
 }
 
 TEST(Resolve, MethodDependsOnTheSubcommand) {
-  EXPECT_EQ(resolved("align" + kPaths).train.method, "vaccine");
-  EXPECT_EQ(resolved("finetune" + kPaths).train.method, "sft");
-  EXPECT_EQ(resolved("align --train.method sft" + kPaths).train.method, "sft");
-  EXPECT_EQ(resolved("finetune --train.method vaccine" + kPaths).train.method, "vaccine");
+  EXPECT_EQ(resolved("align" + kPaths).get<TrainOptions>().method, "vaccine");
+  EXPECT_EQ(resolved("finetune" + kPaths).get<TrainOptions>().method, "sft");
+  EXPECT_EQ(resolved("align --train.method sft" + kPaths).get<TrainOptions>().method, "sft");
+  EXPECT_EQ(resolved("finetune --train.method vaccine" + kPaths).get<TrainOptions>().method,
+            "vaccine");
 }
 
 TEST(Resolve, PlanNeedsAModelAndNothingElse) {
   const Options options = resolved("plan --model.path m");
-  EXPECT_EQ(options.train.method, "vaccine");
-  EXPECT_EQ(resolved("plan --model.path m --train.method sft").train.method, "sft");
-  EXPECT_EQ(options.train.epochs, std::nullopt);
-  EXPECT_EQ(options.plan.ranks, std::nullopt);
+  EXPECT_EQ(options.get<TrainOptions>().method, "vaccine");
+  EXPECT_EQ(resolved("plan --model.path m --train.method sft").get<TrainOptions>().method, "sft");
+  EXPECT_EQ(options.get<TrainOptions>().epochs, std::nullopt);
+  EXPECT_EQ(options.get<PlanOptions>().ranks, std::nullopt);
   EXPECT_EQ(resolve_error("plan"),
             "`vaccine plan` needs model.path: Hugging Face directory of the model");
 }
 
 TEST(Resolve, EpochsAreFiftyUnlessStepsAreGiven) {
-  EXPECT_EQ(resolved("align" + kPaths).train.epochs, 50);
-  EXPECT_EQ(resolved("align --train.epochs 3" + kPaths).train.epochs, 3);
+  EXPECT_EQ(resolved("align" + kPaths).get<TrainOptions>().epochs, 50);
+  EXPECT_EQ(resolved("align --train.epochs 3" + kPaths).get<TrainOptions>().epochs, 3);
   const Options by_steps = resolved("align --train.max_steps 0" + kPaths);
-  EXPECT_EQ(by_steps.train.max_steps, 0);
-  EXPECT_EQ(by_steps.train.epochs, std::nullopt);
+  EXPECT_EQ(by_steps.get<TrainOptions>().max_steps, 0);
+  EXPECT_EQ(by_steps.get<TrainOptions>().epochs, std::nullopt);
 }
 
 TEST(Resolve, OfEpochsAndStepsTheMoreImportantSourceHolds) {
@@ -50,14 +54,14 @@ TEST(Resolve, OfEpochsAndStepsTheMoreImportantSourceHolds) {
   const std::string epochs = dir.write("epochs.cfg", "[train]\nepochs = 20\n");
   const std::string steps = dir.write("steps.cfg", "[train]\nmax_steps = 9\n");
   const Options quick = resolved("align --train.max_steps 1 --config " + epochs + kPaths);
-  EXPECT_EQ(quick.train.max_steps, 1);
-  EXPECT_EQ(quick.train.epochs, std::nullopt);
+  EXPECT_EQ(quick.get<TrainOptions>().max_steps, 1);
+  EXPECT_EQ(quick.get<TrainOptions>().epochs, std::nullopt);
   const Options longer = resolved("align --train.epochs 2 --config " + steps + kPaths);
-  EXPECT_EQ(longer.train.max_steps, std::nullopt);
-  EXPECT_EQ(longer.train.epochs, 2);
+  EXPECT_EQ(longer.get<TrainOptions>().max_steps, std::nullopt);
+  EXPECT_EQ(longer.get<TrainOptions>().epochs, 2);
   const Options later = resolved("align --config " + steps + " --config " + epochs + kPaths);
-  EXPECT_EQ(later.train.max_steps, std::nullopt);
-  EXPECT_EQ(later.train.epochs, 20);
+  EXPECT_EQ(later.get<TrainOptions>().max_steps, std::nullopt);
+  EXPECT_EQ(later.get<TrainOptions>().epochs, 20);
 }
 
 TEST(Resolve, EpochsAndStepsFromOneSourceContradict) {
@@ -67,22 +71,23 @@ TEST(Resolve, EpochsAndStepsFromOneSourceContradict) {
 }
 
 TEST(Resolve, DriftPathsFollowTheOthers) {
-  EXPECT_EQ(resolved("align" + kPaths).drift.path, "d");
-  EXPECT_EQ(resolved("align --drift.path p" + kPaths).drift.path, "p");
-  EXPECT_EQ(resolved("drift --model.path m --data.path d").drift.path, "d");
-  EXPECT_EQ(resolved("drift --model.path m --data.path d").drift.reference_path, "m");
-  EXPECT_EQ(
-      resolved("drift --model.path m --drift.path d --drift.reference_path r").drift.reference_path,
-      "r");
+  EXPECT_EQ(resolved("align" + kPaths).get<DriftOptions>().path, "d");
+  EXPECT_EQ(resolved("align --drift.path p" + kPaths).get<DriftOptions>().path, "p");
+  EXPECT_EQ(resolved("drift --model.path m --data.path d").get<DriftOptions>().path, "d");
+  EXPECT_EQ(resolved("drift --model.path m --data.path d").get<DriftOptions>().reference_path, "m");
+  EXPECT_EQ(resolved("drift --model.path m --drift.path d --drift.reference_path r")
+                .get<DriftOptions>()
+                .reference_path,
+            "r");
 }
 
 TEST(Resolve, IsIdempotent) {
   CommandLine line = parse_text("finetune" + kPaths);
   resolve(line);
-  const TrainOptions first = line.options.train;
+  const TrainOptions first = line.options.get<TrainOptions>();
   resolve(line);
-  EXPECT_EQ(line.options.train.method, first.method);
-  EXPECT_EQ(line.options.train.epochs, first.epochs);
+  EXPECT_EQ(line.options.get<TrainOptions>().method, first.method);
+  EXPECT_EQ(line.options.get<TrainOptions>().epochs, first.epochs);
 }
 
 TEST(Resolve, AsksForThePathsThatTheSubcommandNeeds) {

@@ -10,8 +10,15 @@
 #include <random>
 
 #include "app/option_table.h"
+#include "app/plan_options.h"
 #include "app/resolve.h"
+#include "app/subcommands.h"
 #include "app_test_support.h"
+#include "data/data_options.h"
+#include "train/model_options.h"
+#include "train/shard_options.h"
+#include "train/train_options.h"
+#include "vaccine/vaccine_options.h"
 
 namespace vax::app {
 namespace {
@@ -40,19 +47,31 @@ std::string random_item(const OptionRow& row, Random& random) {
       break;
   }
   if (!choices.empty()) return choices[random() % choices.size()];
-  const std::vector<std::string> paths = {
-      "a",     "../b.jsonl",      "d\xc3\xa9j\xc3\xa0/vu", "[x]",
-      "k=v;w", "\"quoted\"",      "\\back\\slash",         "/x/y-1.gz",
-      "true",  "%(interpolated)s"};
+  const std::vector<std::string> paths = {"a",
+                                          "../b.jsonl",
+                                          "d\xc3\xa9j\xc3\xa0/vu",
+                                          "[x]",
+                                          "k=v;w",
+                                          "\"quoted\"",
+                                          "\\back\\slash",
+                                          "/x/y-1.gz",
+                                          "true",
+                                          "%(interpolated)s",
+                                          "a,b",
+                                          "\"",
+                                          "\\",
+                                          "half \"quoted",
+                                          "ends\\"};
   const std::string path = paths[random() % paths.size()];
-  return row.is_list || random() % 4 != 0 ? path : path + " with spaces";
+  return random() % 4 != 0 ? path : path + " with spaces";
 }
 
 std::string random_value(const OptionRow& row, Random& random) {
   if (row.may_be_unset && random() % 4 == 0) return "";
-  std::string text = random_item(row, random);
-  if (row.is_list && random() % 2 == 0) text.append(",").append(random_item(row, random));
-  return text;
+  std::vector<std::string> items = {random_item(row, random)};
+  if (!row.is_list) return items[0];
+  if (random() % 2 == 0) items.push_back(random_item(row, random));
+  return join_list(items);
 }
 
 void randomize(const OptionRow& row, Random& random, Options& options) {
@@ -62,9 +81,9 @@ void randomize(const OptionRow& row, Random& random, Options& options) {
   FAIL() << "no legal value found for " << row.name();
 }
 
-std::map<std::string, std::string> json_by_name(const Options& options) {
-  std::map<std::string, std::string> values;
-  for (const OptionRow& row : option_rows()) values[row.name()] = row.json(options);
+std::map<std::string, std::vector<std::string>> words_by_name(const Options& options) {
+  std::map<std::string, std::vector<std::string>> values;
+  for (const OptionRow& row : program_table().rows()) values[row.name()] = row.words(options);
   return values;
 }
 
@@ -76,13 +95,13 @@ TEST(ResolvedConfig, ReadsBackAsTheSameOptions) {
     for (int round = 0; round < kRounds; ++round) {
       Options options;
       options.subcommand = subcommand.name;
-      for (const OptionRow& row : option_rows()) {
+      for (const OptionRow& row : program_table().rows()) {
         if ((row.used_by & subcommand.bit) != 0) randomize(row, random, options);
       }
       const std::string text = to_ini(options);
       const std::string file = dir.write("config.cfg", text);
       const CommandLine back = parse({options.subcommand, "--config", file});
-      ASSERT_EQ(json_by_name(back.options), json_by_name(options)) << text;
+      ASSERT_EQ(words_by_name(back.options), words_by_name(options)) << text;
       ASSERT_EQ(to_ini(back.options), text);
     }
   }
@@ -92,17 +111,17 @@ TEST(ResolvedConfig, KeepsNumbersToTheLastBit) {
   TemporaryDirectory dir;
   Options options;
   options.subcommand = "finetune";
-  options.train.lr = 1.0 / 3;
-  options.train.eps = 5e-324;  // the smallest double
-  options.train.clip = 1.7976931348623157e308;
-  options.train.seed = 18446744073709551615U;
-  options.data.skip = 9223372036854775807;
+  options.get<TrainOptions>().lr = 1.0 / 3;
+  options.get<TrainOptions>().eps = 5e-324;  // the smallest double
+  options.get<TrainOptions>().clip = 1.7976931348623157e308;
+  options.get<TrainOptions>().seed = 18446744073709551615U;
+  options.get<DataOptions>().skip = 9223372036854775807;
   const CommandLine back = parse({"finetune", "--config", dir.write("c.cfg", to_ini(options))});
-  EXPECT_EQ(back.options.train.lr, options.train.lr);
-  EXPECT_EQ(back.options.train.eps, options.train.eps);
-  EXPECT_EQ(back.options.train.clip, options.train.clip);
-  EXPECT_EQ(back.options.train.seed, options.train.seed);
-  EXPECT_EQ(back.options.data.skip, options.data.skip);
+  EXPECT_EQ(back.options.get<TrainOptions>().lr, options.get<TrainOptions>().lr);
+  EXPECT_EQ(back.options.get<TrainOptions>().eps, options.get<TrainOptions>().eps);
+  EXPECT_EQ(back.options.get<TrainOptions>().clip, options.get<TrainOptions>().clip);
+  EXPECT_EQ(back.options.get<TrainOptions>().seed, options.get<TrainOptions>().seed);
+  EXPECT_EQ(back.options.get<DataOptions>().skip, options.get<DataOptions>().skip);
 }
 
 TEST(ResolvedConfig, RunsAgainAsItIs) {
@@ -115,7 +134,8 @@ TEST(ResolvedConfig, RunsAgainAsItIs) {
     CommandLine second = parse({"align", "--config", dir.write("c.cfg", text)});
     resolve(second);
     EXPECT_EQ(to_ini(second.options), text);
-    EXPECT_EQ(config_hash(second.options), config_hash(first.options));
+    EXPECT_EQ(config_hash(program_table(), second.options),
+              config_hash(program_table(), first.options));
   }
 }
 
@@ -126,7 +146,7 @@ TEST(ResolvedConfig, OfATrainingRunServesEval) {
   CommandLine eval =
       parse({"eval", "--config", dir.write("c.cfg", to_ini(run.options)), "--eval.task_path", "t"});
   resolve(eval);
-  EXPECT_EQ(eval.options.model.path, "m");
+  EXPECT_EQ(eval.options.get<ModelOptions>().path, "m");
   EXPECT_EQ(to_ini(eval.options).find("[train]"), std::string::npos);
 }
 
@@ -140,10 +160,10 @@ TEST(ResolvedConfig, OfATrainingRunServesPlan) {
   CommandLine plan =
       parse({"plan", "--config", dir.write("c.cfg", to_ini(run.options)), "--schedule"});
   resolve(plan);
-  EXPECT_EQ(plan.options.train.method, "sft");  // the run's, not plan's own default
-  EXPECT_EQ(plan.options.train.micro_batch, 2);
-  EXPECT_EQ(plan.options.shard.group_size, 4);
-  EXPECT_TRUE(plan.options.plan.schedule);
+  EXPECT_EQ(plan.options.get<TrainOptions>().method, "sft");  // the run's, not plan's own default
+  EXPECT_EQ(plan.options.get<TrainOptions>().micro_batch, 2);
+  EXPECT_EQ(plan.options.get<ShardOptions>().group_size, 4);
+  EXPECT_TRUE(plan.options.get<PlanOptions>().schedule);
 }
 
 TEST(ResolvedConfig, EmptyLinesOverrideEarlierFiles) {
@@ -161,20 +181,20 @@ TEST(ResolvedConfig, EmptyLinesOverrideEarlierFiles) {
 TEST(ResolvedConfig, TheHashTellsOptionsApart) {
   Options options;
   options.subcommand = "align";
-  const std::string hash = config_hash(options);
-  EXPECT_EQ(config_hash(options), hash);
-  options.vaccine.rho += 1e-15;
-  EXPECT_NE(config_hash(options), hash);
+  const std::string hash = config_hash(program_table(), options);
+  EXPECT_EQ(config_hash(program_table(), options), hash);
+  options.get<VaccineOptions>().rho += 1e-15;
+  EXPECT_NE(config_hash(program_table(), options), hash);
 }
 
 TEST(ResolvedConfig, ShowsValuesAsJson) {
   Options options;
   options.subcommand = "align";
-  options.model.path = "a \"b\"\\c\xff";
-  options.adapter.merge = {"x", "y"};
-  options.vaccine.layers = {0, 2};
+  options.get<ModelOptions>().path = "a \"b\"\\c\xff";
+  options.get<AdapterOptions>().merge = {"x", "y"};
+  options.get<VaccineOptions>().layers = {0, 2};
   nlohmann::json config;
-  for (const OptionJson& value : to_json_values(options)) {
+  for (const OptionJson& value : to_json_values(program_table(), options)) {
     config[value.section][value.key] = nlohmann::json::parse(value.json);
   }
   EXPECT_EQ(config["model"]["path"], "a \"b\"\\c\xef\xbf\xbd");  // the stray byte replaced

@@ -7,6 +7,13 @@
 #include <map>
 
 #include "app_test_support.h"
+#include "data/data_options.h"
+#include "eval/eval_options.h"
+#include "model/init_options.h"
+#include "train/model_options.h"
+#include "train/output_options.h"
+#include "train/shard_options.h"
+#include "vaccine/drift_options.h"
 
 namespace vax::app {
 namespace {
@@ -19,9 +26,9 @@ class CheckPaths : public ::testing::Test {
     dir_.write("adapter/adapter_config.json", "{}");
     dir_.write("rows.jsonl", "");
     options_.subcommand = "align";
-    options_.model.path = dir_ / "model";
-    options_.data.path = dir_ / "rows.jsonl";
-    options_.output.dir = dir_ / "new/output";
+    options_.get<ModelOptions>().path = dir_ / "model";
+    options_.get<DataOptions>().path = dir_ / "rows.jsonl";
+    options_.get<OutputOptions>().dir = dir_ / "new/output";
   }
 
   std::string error() {
@@ -33,17 +40,17 @@ class CheckPaths : public ::testing::Test {
 };
 
 TEST_F(CheckPaths, AcceptsWhatIsThereAndMakesNothing) {
-  options_.adapter.merge = {dir_ / "adapter", dir_ / "adapter"};
-  options_.adapter.init = dir_ / "adapter";
+  options_.get<AdapterOptions>().merge = {dir_ / "adapter", dir_ / "adapter"};
+  options_.get<AdapterOptions>().init = dir_ / "adapter";
   EXPECT_NO_THROW(check_paths(options_));
   EXPECT_FALSE(std::filesystem::exists(dir_ / "new"));
 }
 
 TEST_F(CheckPaths, NamesAMissingModel) {
-  options_.model.path = dir_ / "none";
+  options_.get<ModelOptions>().path = dir_ / "none";
   EXPECT_EQ(error(), "model.path = " + (dir_ / "none") +
                          ": expected a readable directory, found nothing there");
-  options_.model.path = dir_ / "rows.jsonl";
+  options_.get<ModelOptions>().path = dir_ / "rows.jsonl";
   EXPECT_EQ(error(), "model.path = " + (dir_ / "rows.jsonl") +
                          ": expected a readable directory, found not a directory");
 }
@@ -66,7 +73,7 @@ TEST_F(CheckPaths, PlanNeedsConfigJsonOnly) {
   std::filesystem::remove(dir_ / "model/tokenizer.model");
   options_ = Options{};
   options_.subcommand = "plan";
-  options_.model.path = dir_ / "model";
+  options_.get<ModelOptions>().path = dir_ / "model";
   EXPECT_NO_THROW(check_paths(options_));
   std::filesystem::remove(dir_ / "model/config.json");
   EXPECT_EQ(error(), "model.path = " + (dir_ / "model") +
@@ -74,25 +81,25 @@ TEST_F(CheckPaths, PlanNeedsConfigJsonOnly) {
 }
 
 TEST_F(CheckPaths, NamesAdaptersThatAreNone) {
-  options_.adapter.merge = {dir_ / "adapter", dir_ / "model"};
+  options_.get<AdapterOptions>().merge = {dir_ / "adapter", dir_ / "model"};
   EXPECT_EQ(error(), "adapter.merge = " + (dir_ / "model") +
                          ": expected a directory with adapter_config.json, found one without");
-  options_.adapter.merge.clear();
-  options_.adapter.init = dir_ / "none";
+  options_.get<AdapterOptions>().merge.clear();
+  options_.get<AdapterOptions>().init = dir_ / "none";
   EXPECT_NE(error().find("adapter.init = "), std::string::npos);
 }
 
 TEST_F(CheckPaths, NamesEveryMissingFile) {
   const std::string missing = dir_ / "missing.jsonl";
   const std::map<std::string, std::string*> files = {
-      {"data.path", &options_.data.path},
-      {"data.harmful_path", &options_.data.harmful_path},
-      {"drift.path", &options_.drift.path},
-      {"eval.harmful_path", &options_.eval.harmful_path},
-      {"eval.task_path", &options_.eval.task_path},
-      {"eval.alignment_path", &options_.eval.alignment_path},
-      {"eval.benign_path", &options_.eval.benign_path},
-      {"eval.judge_path", &options_.eval.judge_path},
+      {"data.path", &options_.get<DataOptions>().path},
+      {"data.harmful_path", &options_.get<DataOptions>().harmful_path},
+      {"drift.path", &options_.get<DriftOptions>().path},
+      {"eval.harmful_path", &options_.get<EvalOptions>().harmful_path},
+      {"eval.task_path", &options_.get<EvalOptions>().task_path},
+      {"eval.alignment_path", &options_.get<EvalOptions>().alignment_path},
+      {"eval.benign_path", &options_.get<EvalOptions>().benign_path},
+      {"eval.judge_path", &options_.get<EvalOptions>().judge_path},
   };
   for (const auto& [name, member] : files) {
     const std::string before = *member;
@@ -107,24 +114,24 @@ TEST_F(CheckPaths, NamesEveryMissingFile) {
 
 TEST_F(CheckPaths, ATemplateIsANameOrAFile) {
   for (const char* name : {"alpaca", "llama2-chat", "vicuna", "plain"}) {
-    options_.data.template_name = name;
+    options_.get<DataOptions>().template_name = name;
     EXPECT_NO_THROW(check_paths(options_)) << name;
   }
-  options_.data.template_name = dir_ / "rows.jsonl";
+  options_.get<DataOptions>().template_name = dir_ / "rows.jsonl";
   EXPECT_NO_THROW(check_paths(options_));
-  options_.data.template_name = "alpaka";
+  options_.get<DataOptions>().template_name = "alpaka";
   EXPECT_EQ(error(),
             "data.template = alpaka: expected alpaca, llama2-chat, vicuna, plain or a "
             "readable file, found nothing there");
 }
 
 TEST_F(CheckPaths, TheOutputMayExistOrBeMade) {
-  options_.output.dir = dir_.path();
+  options_.get<OutputOptions>().dir = dir_.path();
   EXPECT_NO_THROW(check_paths(options_));
-  options_.output.dir = "relative/output";
+  options_.get<OutputOptions>().dir = "relative/output";
   EXPECT_NO_THROW(check_paths(options_));
-  options_.output.dir = dir_ / "rows.jsonl/output";
-  EXPECT_EQ(error(), "output.dir = " + options_.output.dir +
+  options_.get<OutputOptions>().dir = dir_ / "rows.jsonl/output";
+  EXPECT_EQ(error(), "output.dir = " + options_.get<OutputOptions>().dir +
                          ": expected a directory that can be made or written, found " +
                          (dir_ / "rows.jsonl") + ", which is not a directory");
 }
@@ -132,60 +139,61 @@ TEST_F(CheckPaths, TheOutputMayExistOrBeMade) {
 TEST_F(CheckPaths, InitAndExportReplaceModelsOnly) {
   options_.subcommand = "export";
   EXPECT_NO_THROW(check_paths(options_));
-  options_.output.dir = dir_.path();
+  options_.get<OutputOptions>().dir = dir_.path();
   EXPECT_EQ(error(),
-            "output.dir = " + options_.output.dir +
+            "output.dir = " + options_.get<OutputOptions>().dir +
                 ": expected a new or empty directory, or a model's (with config.json), found "
                 "other files, which would be lost");
-  options_.output.dir = dir_ / "model";
+  options_.get<OutputOptions>().dir = dir_ / "model";
   EXPECT_NE(error().find("found model.path itself"), std::string::npos) << error();
   dir_.write("older/config.json", "{}");
-  options_.output.dir = dir_ / "older";
+  options_.get<OutputOptions>().dir = dir_ / "older";
   EXPECT_NO_THROW(check_paths(options_));
 }
 
 TEST_F(CheckPaths, InputsAreNotReplaced) {
   const std::string output = dir_ / "run";
-  options_.output.dir = output;
+  options_.get<OutputOptions>().dir = output;
   dir_.write("run/model/config.json", "{}");
   dir_.write("run/model/tokenizer.model", "");
   dir_.write("run/adapter/adapter_config.json", "{}");
-  options_.model.path = output + "/model";
+  options_.get<ModelOptions>().path = output + "/model";
   EXPECT_NO_THROW(check_paths(options_)) << "an adapter is written beside it";
-  options_.adapter.type = "none";
+  options_.get<AdapterOptions>().type = AdapterType::kNone;
   EXPECT_EQ(error(), "model.path = " + output +
                          "/model: expected an input that stays, found one in " + output +
                          "/model, which this run replaces: choose another output.dir");
   std::filesystem::create_directory_symlink(output + "/model", dir_ / "link");
-  options_.model.path = dir_ / "link";
+  options_.get<ModelOptions>().path = dir_ / "link";
   EXPECT_NE(error().find("model.path = " + (dir_ / "link") + ": expected an input that stays"),
             std::string::npos);
   // A directory of links, as a cache of models is one.
   dir_.write("cache/tokenizer.model", "");
   std::filesystem::create_symlink(output + "/model/config.json", dir_ / "cache/config.json");
-  options_.model.path = dir_ / "cache";
+  options_.get<ModelOptions>().path = dir_ / "cache";
   EXPECT_NE(error().find("model.path = " + (dir_ / "cache")), std::string::npos);
-  options_.model.path = dir_ / "model";
-  options_.adapter.type = "lora";
-  options_.adapter.merge = {output + "/adapter"};
+  options_.get<ModelOptions>().path = dir_ / "model";
+  options_.get<AdapterOptions>().type = AdapterType::kLora;
+  options_.get<AdapterOptions>().merge = {output + "/adapter"};
   EXPECT_NE(error().find("adapter.merge = "), std::string::npos);
-  options_.adapter.merge.clear();
-  options_.adapter.init = dir_ / "run/../run/adapter/";
+  options_.get<AdapterOptions>().merge.clear();
+  options_.get<AdapterOptions>().init = dir_ / "run/../run/adapter/";
   EXPECT_NE(error().find("adapter.init = "), std::string::npos);
-  options_.adapter.init.clear();
-  options_.data.path = dir_.write("run/run.jsonl", "");
+  options_.get<AdapterOptions>().init.clear();
+  options_.get<DataOptions>().path = dir_.write("run/run.jsonl", "");
   EXPECT_NE(error().find("data.path = "), std::string::npos);
-  options_.output.overwrite = true;
+  options_.get<OutputOptions>().overwrite = true;
   EXPECT_NE(error().find("data.path = "), std::string::npos) << "of a finished run, not of inputs";
   options_.subcommand = "generate";
   EXPECT_NO_THROW(check_paths(options_));
-  options_.data.path = dir_.write("run/answers.json", "");
+  options_.get<DataOptions>().path = dir_.write("run/answers.json", "");
   EXPECT_NE(error().find("data.path = "), std::string::npos);
   options_.subcommand = "export";
-  options_.data.path.clear();
-  options_.output.dir = output + "/model";
-  options_.adapter.merge = {dir_.write("run/model/sub/adapter_config.json", "{}")};
-  options_.adapter.merge[0].resize(options_.adapter.merge[0].rfind('/'));
+  options_.get<DataOptions>().path.clear();
+  options_.get<OutputOptions>().dir = output + "/model";
+  options_.get<AdapterOptions>().merge = {dir_.write("run/model/sub/adapter_config.json", "{}")};
+  options_.get<AdapterOptions>().merge[0].resize(
+      options_.get<AdapterOptions>().merge[0].rfind('/'));
   EXPECT_NE(error().find("adapter.merge = "), std::string::npos) << "inside of what is replaced";
 }
 
@@ -219,13 +227,13 @@ TEST_F(CheckPaths, PermissionsCount) {
   {
     const WithoutPrivileges user;
     unwritable = error();
-    options_.output.dir.clear();
+    options_.get<OutputOptions>().dir.clear();
     unreadable = error();
   }
   fs::permissions(dir_.path(), fs::perms::none);
   {
     const WithoutPrivileges user;
-    options_.output.dir = dir_ / "new/output";
+    options_.get<OutputOptions>().dir = dir_ / "new/output";
     hidden = error();
   }
   fs::permissions(dir_.path(), fs::perms::owner_all);
@@ -240,32 +248,32 @@ TEST_F(CheckPaths, PermissionsCount) {
 
 TEST_F(CheckPaths, DriftChecksTheReference) {
   options_.subcommand = "drift";
-  options_.drift.reference_path = dir_ / "model";
-  options_.drift.reference_merge = {dir_ / "adapter"};
+  options_.get<DriftOptions>().reference_path = dir_ / "model";
+  options_.get<DriftOptions>().reference_merge = {dir_ / "adapter"};
   EXPECT_NO_THROW(check_paths(options_));
-  options_.drift.reference_merge = {dir_ / "none"};
+  options_.get<DriftOptions>().reference_merge = {dir_ / "none"};
   EXPECT_NE(error().find("drift.reference_merge = "), std::string::npos);
-  options_.drift.reference_path = dir_ / "none";
+  options_.get<DriftOptions>().reference_path = dir_ / "none";
   EXPECT_NE(error().find("drift.reference_path = "), std::string::npos);
 }
 
 TEST_F(CheckPaths, InitTakesATokenizerOrADirectoryWithOne) {
   options_.subcommand = "init";
-  options_.model.path.clear();
-  options_.init.tokenizer_path = dir_ / "model/tokenizer.model";
+  options_.get<ModelOptions>().path.clear();
+  options_.get<InitOptions>().tokenizer_path = dir_ / "model/tokenizer.model";
   EXPECT_NO_THROW(check_paths(options_));
-  options_.init.tokenizer_path = dir_ / "model";
+  options_.get<InitOptions>().tokenizer_path = dir_ / "model";
   EXPECT_NO_THROW(check_paths(options_));
-  options_.init.tokenizer_path = dir_ / "adapter";
+  options_.get<InitOptions>().tokenizer_path = dir_ / "adapter";
   EXPECT_NE(error().find("a directory with tokenizer.model"), std::string::npos);
-  options_.init.tokenizer_path = dir_ / "none";
+  options_.get<InitOptions>().tokenizer_path = dir_ / "none";
   EXPECT_NE(error().find("init.tokenizer_path = "), std::string::npos);
 }
 
 TEST(CheckWorldSize, GroupsDivideTheRanks) {
   Options options;
   EXPECT_NO_THROW(check_world_size(options, 7));
-  options.shard.group_size = 2;
+  options.get<ShardOptions>().group_size = 2;
   EXPECT_NO_THROW(check_world_size(options, 2));
   EXPECT_NO_THROW(check_world_size(options, 4));
   EXPECT_EQ(message_of([&] { check_world_size(options, 3); }),

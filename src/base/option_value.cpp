@@ -1,16 +1,17 @@
 // Values of options as text; see the header. std::from_chars and std::to_chars do the numbers, so
 // the locale has no say and a written number reads back exactly.
-#include "app/option_value.h"
+#include "base/option_value.h"
 
 #include <array>
 #include <charconv>
 #include <cmath>
-#include <nlohmann/json.hpp>
 #include <system_error>
 #include <utility>
 
-namespace vax::app {
+namespace vax {
 namespace {
+
+constexpr std::string_view kSeparators = ", \t";  // of a list's items
 
 bool in_range(double value, const Rule& rule) {
   const bool low_ok = rule.low_excluded ? value > rule.low : value >= rule.low;
@@ -85,17 +86,23 @@ std::string scalar_text(ValueKind kind, const Rule& rule) {
 
 }  // namespace
 
-Rule any_value() { return {}; }
-Rule at_least(double low) { return {.low = low, .choices = {}, .other = {}}; }
-Rule above(double low) { return {.low = low, .low_excluded = true, .choices = {}, .other = {}}; }
-Rule between(double low, double high) {
-  return {.low = low, .high = high, .choices = {}, .other = {}};
-}
+Rule at_least(double low) { return {.low = low}; }
+Rule above(double low) { return {.low = low, .low_excluded = true}; }
+Rule between(double low, double high) { return {.low = low, .high = high}; }
 Rule from_up_to(double low, double excluded) {
-  return {.low = low, .high = excluded, .high_excluded = true, .choices = {}, .other = {}};
+  return {.low = low, .high = excluded, .high_excluded = true};
 }
-Rule one_of(std::vector<std::string> choices) {
-  return {.choices = std::move(choices), .other = {}};
+Rule one_of(std::vector<std::string> choices) { return {.choices = std::move(choices)}; }
+Rule one_of_or(std::vector<std::string> choices, std::string other) {
+  return {.choices = std::move(choices), .other = std::move(other)};
+}
+Rule even(Rule rule) {
+  rule.even = true;
+  return rule;
+}
+Rule distinct(Rule rule) {
+  rule.distinct = true;
+  return rule;
 }
 
 std::string expected_text(ValueKind kind, bool is_list, const Rule& rule) {
@@ -140,11 +147,6 @@ std::string value_text(uint64_t value) { return number_text(value); }
 std::string value_text(double value) { return number_text(value); }
 std::string value_text(bool value) { return value ? "true" : "false"; }
 
-std::string value_json(const std::string& value) {
-  // A path may hold bytes that are not UTF-8; a JSON line may not.
-  return nlohmann::json(value).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-}
-
 std::string join(std::span<const std::string> words, std::string_view separator) {
   std::string text;
   for (const std::string& word : words) {
@@ -154,16 +156,38 @@ std::string join(std::span<const std::string> words, std::string_view separator)
   return text;
 }
 
-std::vector<std::string> split_list(std::string_view text) {
-  constexpr std::string_view kSeparators = ", \t";
+std::optional<std::vector<std::string>> split_list(std::string_view text) {
   std::vector<std::string> items;
-  size_t begin = text.find_first_not_of(kSeparators);
-  while (begin != std::string_view::npos) {
-    const size_t end = std::min(text.find_first_of(kSeparators, begin), text.size());
-    items.emplace_back(text.substr(begin, end - begin));
-    begin = text.find_first_not_of(kSeparators, end);
+  size_t at = text.find_first_not_of(kSeparators);
+  while (at != std::string_view::npos) {
+    if (text[at] == '"') {
+      std::string& item = items.emplace_back();
+      for (++at; at < text.size() && text[at] != '"'; ++at) {
+        if (text[at] == '\\' && ++at == text.size()) return std::nullopt;
+        item += text[at];
+      }
+      if (at++ >= text.size()) return std::nullopt;
+      if (at < text.size() && kSeparators.find(text[at]) == std::string_view::npos)
+        return std::nullopt;
+    } else {
+      const size_t end = std::min(text.find_first_of(kSeparators, at), text.size());
+      items.emplace_back(text.substr(at, end - at));
+      at = end;
+    }
+    at = text.find_first_not_of(kSeparators, at);
   }
   return items;
 }
 
-}  // namespace vax::app
+std::string join_list(std::span<const std::string> items) {
+  std::vector<std::string> written(items.begin(), items.end());
+  for (std::string& item : written) {
+    if (!item.starts_with('"') && item.find_first_of(kSeparators) == std::string::npos) continue;
+    std::string quoted;
+    for (const char c : item) quoted.append(c == '"' || c == '\\' ? "\\" : "").push_back(c);
+    item = cat('"', quoted, '"');
+  }
+  return join(written, ",");
+}
+
+}  // namespace vax

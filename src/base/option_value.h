@@ -11,13 +11,12 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <type_traits>
 #include <vector>
 
 #include "base/choice.h"
 #include "base/error.h"
 
-namespace vax::app {
+namespace vax {
 
 enum class ValueKind { kText, kInteger, kUnsigned, kNumber, kBoolean };
 
@@ -28,24 +27,19 @@ struct Rule {
   bool low_excluded = false;
   bool high_excluded = false;
   bool even = false;
-  bool distinct = false;             // a list without repetitions
-  std::vector<std::string> choices;  // empty: any text
-  std::string other;                 // not empty: texts outside choices are legal and mean this
+  bool distinct = false;                  // a list without repetitions
+  std::vector<std::string> choices = {};  // empty: any text
+  std::string other = {};  // not empty: texts outside choices are legal and mean this
 };
 
-Rule any_value();
 Rule at_least(double low);
 Rule above(double low);
 Rule between(double low, double high);         // [low, high]
 Rule from_up_to(double low, double excluded);  // [low, excluded)
 Rule one_of(std::vector<std::string> choices);
-template <Choice T>
-Rule one_of_words() {
-  Rule rule;
-  for (const std::string_view word : words_of(T{}))
-    if (!word.empty()) rule.choices.emplace_back(word);
-  return rule;
-}
+Rule one_of_or(std::vector<std::string> choices, std::string other);
+Rule even(Rule rule);
+Rule distinct(Rule rule = {});
 
 // "an integer, at least 1", "one of sft, vaccine": completes "expected ".
 std::string expected_text(ValueKind kind, bool is_list, const Rule& rule);
@@ -75,19 +69,15 @@ std::string value_text(T value) {
   return std::string(word_of(value));
 }
 
-// JSON text of a scalar.
-std::string value_json(const std::string& value);
-template <typename T>
-requires std::is_arithmetic_v<T> std::string value_json(T value) { return value_text(value); }
-template <Choice T>
-std::string value_json(T value) {
-  return value_json(value_text(value));
-}
-
 std::string join(std::span<const std::string> words, std::string_view separator);
 
-// Items between commas, spaces and tabs; empty ones are dropped.
-std::vector<std::string> split_list(std::string_view text);
+// Items between commas, spaces and tabs. One that begins with '"' ends at the next '"' and may hold
+// these, '\"' and '\\' in it standing for '"' and '\'. Nothing when a quoted item does not end, or
+// not before one of them.
+std::optional<std::vector<std::string>> split_list(std::string_view text);
+// split_list() of it gives the items; those that need no quotes have none. REQUIRES items that are
+// not empty.
+std::string join_list(std::span<const std::string> items);
 
 // How a member's type maps to kinds: optionals and lists have the kind of what they hold.
 template <typename T>
@@ -108,6 +98,14 @@ struct ValueTraits<std::vector<T>> {
   static constexpr bool is_list = true;
   static constexpr bool is_optional = false;
 };
+
+template <Choice T>
+std::vector<std::string> words_without_empty() {
+  std::vector<std::string> words;
+  for (const std::string_view word : words_of(T{}))
+    if (!word.empty()) words.emplace_back(word);
+  return words;
+}
 
 template <typename T>
 constexpr ValueKind value_kind() {
@@ -142,8 +140,10 @@ bool read_value(std::string_view text, const Rule& rule, std::optional<T>& value
 
 template <typename T>
 bool read_value(std::string_view text, const Rule& rule, std::vector<T>& value) {
+  const std::optional<std::vector<std::string>> words = split_list(text);
+  if (!words) return false;
   std::vector<T> items;
-  for (const std::string& word : split_list(text)) {
+  for (const std::string& word : *words) {
     T item{};
     if (!read_value(word, rule, item)) return false;
     if (rule.distinct && std::ranges::find(items, item) != items.end()) return false;
@@ -153,28 +153,22 @@ bool read_value(std::string_view text, const Rule& rule, std::vector<T>& value) 
   return true;
 }
 
+// A value as words: an item each of a list, else one, or none of an empty optional.
 template <typename T>
-std::string value_text(const std::optional<T>& value) {
-  return value ? value_text(*value) : "";
+std::vector<std::string> value_words(const T& value) {
+  return {value_text(value)};
 }
 
 template <typename T>
-std::string value_text(const std::vector<T>& values) {
-  std::vector<std::string> items;
-  for (const T& value : values) items.push_back(value_text(value));
-  return join(items, ",");
+std::vector<std::string> value_words(const std::optional<T>& value) {
+  return value ? value_words(*value) : std::vector<std::string>{};
 }
 
 template <typename T>
-std::string value_json(const std::optional<T>& value) {
-  return value ? value_json(*value) : "null";
+std::vector<std::string> value_words(const std::vector<T>& values) {
+  std::vector<std::string> words;
+  for (const T& value : values) words.push_back(value_text(value));
+  return words;
 }
 
-template <typename T>
-std::string value_json(const std::vector<T>& values) {
-  std::vector<std::string> items;
-  for (const T& value : values) items.push_back(value_json(value));
-  return cat("[", join(items, ","), "]");
-}
-
-}  // namespace vax::app
+}  // namespace vax
