@@ -7,8 +7,8 @@
 namespace vax::app {
 
 // That every path the subcommand uses exists, is of the right kind and readable, and that
-// output.dir can be made and written without replacing any of them. THROWS ConfigError naming the option, the path and what is
-// wrong with it.
+// output.dir can be made and written without replacing any of them. THROWS ConfigError naming the
+// option, the path and what is wrong with it.
 void check_paths(const Options& options);
 
 // That shard.group_size divides the number of ranks. THROWS ConfigError.
