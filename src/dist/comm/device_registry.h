@@ -1,4 +1,4 @@
-// Private to this folder: all device groups of one process. It moves them on while the host waits
+// Private to dist: all device groups of one process. It moves them on while the host waits
 // for the device, knows which of their calls the device has not done, and ends them when the
 // watchdog ends the process, so that no kernel spins on. No CUDA in here.
 //

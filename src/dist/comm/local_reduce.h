@@ -1,4 +1,4 @@
-// Private to this folder: reduction of blocks that lie in this rank's reach, in the order of the
+// Private to dist: reduction of blocks that lie in this rank's reach, in the order of the
 // ranks they came from. The order is fixed, so that a result depends neither on the MPI library
 // nor on which message arrived first.
 #pragma once

@@ -1,4 +1,5 @@
-// One block of memory per node, mapped by every rank of a node communicator.
+// Private to this folder: one block of memory per node, mapped by every rank of a node
+// communicator.
 //
 // The block is an anonymous file (memfd_create) that rank 0 makes and the others open through
 // /proc/PID/fd. Why not the alternatives: MPI_Win_allocate_shared of Open MPI 4.1 keeps its blocks

@@ -1,5 +1,5 @@
-// Decisions of the watchdog, without MPI and time: who speaks for all, and who does not come, from
-// what all ranks say about their calls to one message for people.
+// Private to this folder: decisions of the watchdog, without MPI and time: who speaks for all, and
+// who does not come, from what all ranks say about their calls to one message for people.
 #pragma once
 
 #include <optional>

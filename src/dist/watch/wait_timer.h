@@ -1,6 +1,7 @@
-// How long this process has been blocked in one wait, in time that it was awake. A process that was
-// stopped, or a machine that slept, sees the clock jump between two looks: such a jump counts as
-// one ordinary step, so that who was stopped does not take the others for late.
+// Private to this folder: how long this process has been blocked in one wait, in time that it was
+// awake. A process that was stopped, or a machine that slept, sees the clock jump between two
+// looks: such a jump counts as one ordinary step, so that who was stopped does not take the others
+// for late.
 #pragma once
 
 #include <chrono>

@@ -1,5 +1,7 @@
-// The direction of dependencies between the folders of src/, read from the include lines, and the
-// confinement of foreign headers to the folders that own them.
+// The direction of dependencies between the folders of src/, read from the include lines, the
+// confinement of foreign headers to the folders that own them, and that private headers are
+// private: one that begins with "// Private to this folder" (or "// Private to dist", a folder
+// around it) is included from there alone.
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -16,9 +18,13 @@ namespace fs = std::filesystem;
 const fs::path kSource = VAX_SOURCE_DIR;
 
 // base <- {dist, ops <- model, data, io} <- train <- {vaccine, finetune, eval} <- app
+// In dist: comm <- {device, shard, watch}. Who may include dist may include all its rooms.
 const std::map<std::string, std::set<std::string>> kAllowed = {
     {"base", {"base"}},
-    {"dist", {"base", "dist"}},
+    {"dist/comm", {"base", "dist/comm"}},
+    {"dist/device", {"base", "dist/comm", "dist/device"}},
+    {"dist/shard", {"base", "dist/comm", "dist/shard"}},
+    {"dist/watch", {"base", "dist/comm", "dist/watch"}},
     {"ops", {"base", "ops"}},
     {"model", {"base", "ops", "model"}},
     {"data", {"base", "data"}},
@@ -31,7 +37,7 @@ const std::map<std::string, std::set<std::string>> kAllowed = {
 
 // Foreign headers by pattern, and the only places that may include them.
 const std::vector<std::pair<std::regex, std::regex>> kConfined = {
-    {std::regex("^mpi\\.h$"), std::regex("^dist/(comm|watch)/.*")},
+    {std::regex("^mpi\\.h$"), std::regex("^dist/comm/.*")},
     {std::regex("^(nccl|cuda).*"),
      std::regex("^dist/device/(nccl|cuda)_.*|^ops/device/(cuda/.*|.*_cuda\\.cpp)|.*\\.cu$")},
     {std::regex("^hdf5.*|^H5.*"), std::regex("^io/hdf5_.*")},
@@ -62,14 +68,36 @@ std::vector<Include> includes_of_source_tree() {
   return found;
 }
 
+// As in kAllowed: a room, or a folder with what is below it.
+std::string folder_of(const fs::path& file) {
+  const std::string parent = file.parent_path().string();
+  return kAllowed.contains(parent) ? parent : file.begin()->string();
+}
+
+// The folder that a private header is private to; empty: it is public.
+std::string scope_of(const fs::path& header) {
+  static const std::regex mark("^// Private to (this folder|[a-z_/]+)\\b.*");
+  std::ifstream in(kSource / header);
+  std::string line;
+  std::smatch match;
+  std::getline(in, line);
+  if (!std::regex_match(line, match, mark)) return "";
+  return match[1] == "this folder" ? header.parent_path().string() : match[1].str();
+}
+
+bool lies_in(const fs::path& file, const std::string& folder) {
+  return file.string().starts_with(folder + "/");
+}
+
 TEST(Includes, PointOnlyToTheLeft) {
   int checked = 0;
   for (const Include& include : includes_of_source_tree()) {
     if (!include.quoted) continue;
-    const std::string from = include.file.begin()->string();
-    const std::string to = fs::path(include.header).begin()->string();
+    const std::string from = folder_of(include.file), to = folder_of(include.header);
     ASSERT_TRUE(kAllowed.contains(from)) << from << " is not in the list of folders";
-    EXPECT_TRUE(kAllowed.at(from).contains(to)) << include.file << " includes " << include.header;
+    const std::set<std::string>& allowed = kAllowed.at(from);
+    EXPECT_TRUE(allowed.contains(to) || allowed.contains(fs::path(to).begin()->string()))
+        << include.file << " includes " << include.header;
     EXPECT_TRUE(fs::exists(kSource / include.header))
         << include.file << " includes " << include.header << ": write paths from src/";
     ++checked;
@@ -85,6 +113,21 @@ TEST(Includes, ForeignHeadersStayInTheirPlace) {
           << include.file << " includes <" << include.header << ">";
     }
   }
+}
+
+// Nor does a public header show them to those who include it.
+TEST(Includes, PrivateHeadersStayInTheirFolder) {
+  int checked = 0;
+  for (const Include& include : includes_of_source_tree()) {
+    const std::string scope = include.quoted ? scope_of(include.header) : "";
+    if (scope.empty()) continue;
+    EXPECT_TRUE(lies_in(include.file, scope))
+        << include.file << " includes " << include.header << ", which is private to " << scope;
+    EXPECT_TRUE(include.file.extension() != ".h" || !scope_of(include.file).empty())
+        << include.file << " is public and includes the private " << include.header;
+    ++checked;
+  }
+  EXPECT_GT(checked, 50);
 }
 
 TEST(Includes, EveryHeaderIsGuardedAndSaysWhatItIs) {
