@@ -17,11 +17,11 @@ struct Operation {
   Kind kind;
   const void* send;
   void* recv;     // kAllReduce, kBroadcast: equal to send
-  int64_t count;  // of one rank's part, kAllReduce and kBroadcast: of the buffer
+  int64_t count;  // of one rank's part; kAllReduce, kBroadcast: of the buffer
   DataType type;
+  Stream stream;
   ReduceOp op = ReduceOp::kSum;
   int root = 0;
-  Stream stream;
   // The record: done when it is destroyed, at the latest with the operation.
   Call call;
 };

@@ -1,5 +1,6 @@
 #include "dist/comm/collectives.h"
 
+#include <array>
 #include <exception>
 
 #include "base/error.h"
@@ -9,39 +10,36 @@
 
 namespace vax::dist {
 
-size_t size_of(DataType type) {
-  switch (type) {
-    case DataType::kFloat32:
-    case DataType::kInt32:
-      return 4;
-    case DataType::kFloat64:
-    case DataType::kInt64:
-      return 8;
-    case DataType::kBFloat16:
-      return 2;
-    case DataType::kUInt8:
-      return 1;
-  }
+namespace {
+
+using Kind = Operation::Kind;
+
+struct TypeRow {
+  DataType type;
+  const char* name;
+  size_t num_bytes;
+};
+constexpr std::array<TypeRow, 6> kTypes = {{{DataType::kFloat32, "float32", 4},
+                                            {DataType::kFloat64, "float64", 8},
+                                            {DataType::kBFloat16, "bfloat16", 2},
+                                            {DataType::kInt32, "int32", 4},
+                                            {DataType::kInt64, "int64", 8},
+                                            {DataType::kUInt8, "uint8", 1}}};
+
+const TypeRow& row_of(DataType type) {
+  for (const TypeRow& row : kTypes)
+    if (row.type == type) return row;
   VAX_CHECK(false, "unknown data type ", static_cast<int>(type));
 }
 
-const char* name_of(DataType type) {
-  switch (type) {
-    case DataType::kFloat32:
-      return "float32";
-    case DataType::kFloat64:
-      return "float64";
-    case DataType::kBFloat16:
-      return "bfloat16";
-    case DataType::kInt32:
-      return "int32";
-    case DataType::kInt64:
-      return "int64";
-    case DataType::kUInt8:
-      return "uint8";
-  }
-  VAX_CHECK(false, "unknown data type ", static_cast<int>(type));
+void check_count(const char* operation, int64_t count) {
+  VAX_CHECK(count >= 0, operation, " of ", count, " elements");
 }
+
+}  // namespace
+
+size_t size_of(DataType type) { return row_of(type).num_bytes; }
+const char* name_of(DataType type) { return row_of(type).name; }
 
 Work& Work::operator=(Work&& other) {
   if (this != &other) {
@@ -90,14 +88,6 @@ int64_t broadcast_bytes(int64_t count, DataType type, int size) {
   return size == 1 ? 0 : count * static_cast<int64_t>(size_of(type));
 }
 
-namespace {
-
-void check_count(const char* operation, int64_t count) {
-  VAX_CHECK(count >= 0, operation, " of ", count, " elements");
-}
-
-}  // namespace
-
 Collectives::Collectives(std::unique_ptr<Backend> backend, std::shared_ptr<CallGroup> calls)
     : backend_(std::move(backend)),
       calls_(std::move(calls)),
@@ -126,12 +116,7 @@ Work Collectives::all_gather(const void* send, void* recv, int64_t count, DataTy
                              Stream stream) {
   check_count("all_gather", count);
   return run("all_gather", size() * count, gather_bytes(count, type, size()),
-             {.kind = Operation::Kind::kAllGather,
-              .send = send,
-              .recv = recv,
-              .count = count,
-              .type = type,
-              .stream = stream});
+             {Kind::kAllGather, send, recv, count, type, stream});
 }
 
 Work Collectives::reduce_scatter(void* send, void* recv, int64_t count, DataType type, ReduceOp op,
@@ -140,13 +125,7 @@ Work Collectives::reduce_scatter(void* send, void* recv, int64_t count, DataType
   VAX_CHECK(!traits_.reduces_on_host || type == DataType::kFloat32 || type == DataType::kFloat64,
             "reduce_scatter on the host takes float32 and float64, not ", name_of(type));
   return run("reduce_scatter", size() * count, gather_bytes(count, type, size()),
-             {.kind = Operation::Kind::kReduceScatter,
-              .send = send,
-              .recv = recv,
-              .count = count,
-              .type = type,
-              .op = op,
-              .stream = stream});
+             {Kind::kReduceScatter, send, recv, count, type, stream, op});
 }
 
 Work Collectives::all_reduce(void* data, int64_t count, DataType type, ReduceOp op, Stream stream) {
@@ -154,26 +133,14 @@ Work Collectives::all_reduce(void* data, int64_t count, DataType type, ReduceOp 
   VAX_CHECK(!traits_.reduces_on_host || type != DataType::kBFloat16,
             "all_reduce on the host does not take ", name_of(type));
   return run("all_reduce", count, all_reduce_bytes(count, type, size()),
-             {.kind = Operation::Kind::kAllReduce,
-              .send = data,
-              .recv = data,
-              .count = count,
-              .type = type,
-              .op = op,
-              .stream = stream});
+             {Kind::kAllReduce, data, data, count, type, stream, op});
 }
 
 Work Collectives::broadcast(void* data, int64_t count, DataType type, int root, Stream stream) {
   check_count("broadcast", count);
   VAX_CHECK(root >= 0 && root < size(), "broadcast from rank ", root, " of ", size());
   return run("broadcast", count, broadcast_bytes(count, type, size()),
-             {.kind = Operation::Kind::kBroadcast,
-              .send = data,
-              .recv = data,
-              .count = count,
-              .type = type,
-              .root = root,
-              .stream = stream});
+             {Kind::kBroadcast, data, data, count, type, stream, ReduceOp::kSum, root});
 }
 
 void Collectives::barrier() {

@@ -65,6 +65,11 @@ MpiCommunicator ranks_of_this_host() {
 
 }  // namespace
 
+std::string host_name() {
+  std::array<char, 256> name{};
+  return ::gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "unknown";
+}
+
 int launched_tasks(const char* (*get)(const char*)) {
   for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"})
     if (const int64_t tasks = number_of(get(name)); tasks > 0) return static_cast<int>(tasks);
@@ -90,8 +95,7 @@ Environment::Environment(int* argc, char*** argv) : exceptions_before_(std::unca
   const MpiCommunicator node = ranks_of_this_host();
   local_rank_ = node.rank();
   local_size_ = node.size();
-  std::array<char, 256> host{};
-  if (::gethostname(host.data(), host.size() - 1) == 0) host_ = host.data();
+  host_ = host_name();
 }
 
 Environment::~Environment() {

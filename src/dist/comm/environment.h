@@ -35,6 +35,9 @@ class Environment {
   int exceptions_before_;  // in flight when this was made
 };
 
+// Of this machine; "unknown" where it has none.
+std::string host_name();
+
 // How many tasks the launcher says it started, 0 when the environment says nothing. mpirun's word
 // (OMPI_COMM_WORLD_SIZE, PMI_SIZE) comes first: it may itself run inside a Slurm step. Slurm's
 // counts inside a step only (SLURM_STEP_ID): a batch script that calls mpirun sees SLURM_NTASKS

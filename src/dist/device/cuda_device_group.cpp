@@ -1,7 +1,5 @@
 // Which implementation serves a group: every rank tells the others its device, and all decide from
 // the same list.
-#include <unistd.h>
-
 #include <array>
 #include <fstream>
 #include <set>
@@ -10,6 +8,7 @@
 
 #include "base/error.h"
 #include "dist/comm/device_registry.h"
+#include "dist/comm/environment.h"
 #include "dist/device/cuda_handle.h"
 #include "dist/device/cuda_self_backend.h"
 #include "dist/device/cuda_staged_backend.h"
@@ -34,10 +33,7 @@ constexpr bool kHasNccl = true;
 std::string machine_id() {
   std::string id;
   std::ifstream("/proc/sys/kernel/random/boot_id") >> id;
-  if (!id.empty()) return id;
-  std::array<char, 256> host{};
-  ::gethostname(host.data(), host.size() - 1);
-  return host.data();
+  return id.empty() ? host_name() : id;
 }
 
 // Different for two devices anywhere, equal for two ranks on one.

@@ -1,9 +1,9 @@
 // Private to this folder: what device groups with streams of their own have in common: the calls
-// that one has given to its streams, oldest first. A call
-// leaves when its event is done, which is looked at in every poll(). Every start of a call first
-// makes room: with more than kMaxUnderWay calls ahead of the device the host blocks, in a wait that
-// the watchdog sees. Without that a hang would let the host run on until the device's launch queue
-// is full and block it in some kernel launch that has no name.
+// that one has given to its streams, oldest first. A call leaves when its event is done, which is
+// looked at in every poll(). Every start of a call first makes room: with eight calls ahead of the
+// device the host blocks, in a wait that the watchdog sees. Without that a hang would let the host
+// run on until the device's launch queue is full and block it in some kernel launch that has no
+// name.
 #pragma once
 
 #include <cstdint>

@@ -12,8 +12,7 @@
 // - in node-shared memory a rank reads what others write: only between refresh() and
 //   begin_update(), which wait for all ranks;
 // - on a device everything is ordered on the compute stream that the group was made with, which
-// must
-//   be LibTorch's current stream: tensors are valid for what is put there after the call that
+//   must be LibTorch's current stream: tensors are valid for what is put there after the call that
 //   returns them, and the host has not waited.
 // Ownership: the collectives are borrowed and must outlive the object. Not thread-safe. Node-shared
 // memory is host memory.

@@ -84,8 +84,8 @@ ShardingPlan plan_units(const std::vector<int64_t>& unit_counts, int group_size,
 inline constexpr int kGradientBuffers = 2, kNodeGradientBuffers = 3;
 
 // The same for ShardedGradients. `releases` = units in the order in which a step releases their
-// gradients (a tied embedding twice per micro-batch). Buffer
-// bytes leave out what the collectives keep for receiving.
+// gradients (a tied embedding twice per micro-batch). Buffer bytes leave out what the collectives
+// keep for receiving.
 struct GradientPlan {
   int64_t shard_bytes = 0, buffer_bytes = 0;
   int64_t reduced_bytes = 0;  // what one rank sends per step; 0 when node_shared: nothing is sent

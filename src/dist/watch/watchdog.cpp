@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <condition_variable>
 #include <exception>
@@ -50,12 +49,6 @@ std::vector<int> all_ranks(size_t count) {
   std::vector<int> ranks;
   for (size_t rank = 0; rank < count; ++rank) ranks.push_back(static_cast<int>(rank));
   return ranks;
-}
-
-std::string own_name() {
-  std::array<char, 256> host{};
-  if (::gethostname(host.data(), host.size() - 1) != 0) host = {"unknown"};
-  return cat(::getpid(), " ", host.data());
 }
 
 std::vector<RankName> parse_names(const std::vector<std::string>& texts) {
@@ -133,7 +126,7 @@ Watchdog::Watch::Watch(const Communicator& world, const WatchOptions& options)
       period_s_(period_of(options)),
       rank_(world.rank()),
       channel_(world.make_message_channel("watchdog")),
-      names_(parse_names(world.all_gather_text(own_name()))),
+      names_(parse_names(world.all_gather_text(cat(::getpid(), " ", host_name())))),
       calls_(world.calls()),
       devices_(world.devices()),
       end_of_run_(calls_->add_group("end of the run", all_ranks(names_.size()))),
