@@ -1,3 +1,4 @@
+// Private to this folder.
 // JSON text -> records, as a stream of parser events: no document tree is built, so nesting costs
 // no stack and a large file is held once. Internal to records.cpp.
 #pragma once

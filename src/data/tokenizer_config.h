@@ -1,3 +1,4 @@
+// Private to this folder.
 // What tokenizer_config.json of a Hugging Face directory adds to the SentencePiece model.
 #pragma once
 

@@ -1,3 +1,4 @@
+// Private to this folder.
 // A reader of the protocol-buffer wire format for files that may be damaged or hostile: every read
 // is checked against the bytes that are left, nothing is copied, nothing recurses (the caller opens
 // an embedded message with a reader of its own). Groups are refused. The bytes and the file name

@@ -1,3 +1,4 @@
+// Private to this folder.
 // How judges and tasks look for words in an answer. One rule for all of them, so that a harmful
 // score and an accuracy never differ by what counts as "contains".
 #pragma once

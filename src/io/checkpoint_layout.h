@@ -1,3 +1,4 @@
+// Private to this folder.
 // What HDF5 contributes to the files of a checkpoint: bytes around the data, made in memory. The
 // library is kept away from the disk because it does not survive a write that fails: closing the
 // file fails too, its handle leaks, and the next file may be hit (seen with 1.10.8).

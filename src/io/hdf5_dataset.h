@@ -1,3 +1,4 @@
+// Private to this folder.
 // The few HDF5 operations that the program's files are made of: types, attributes, datasets that
 // grow along their first axis, and NetCDF-4 dimension scales. Callers hold an Hdf5Lock.
 #pragma once

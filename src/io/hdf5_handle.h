@@ -1,3 +1,4 @@
+// Private to this folder.
 // HDF5's handles as move-only objects, and its error codes as exceptions. One of the few headers
 // that include hdf5.h: only files named hdf5_* do.
 //

@@ -1,3 +1,4 @@
+// Private to this folder.
 // The arrays of run.h5 (layout in io/run_file.h), each of which grows by the records of one kind.
 // Callers hold an Hdf5Lock and pass records whose sizes agree.
 #pragma once

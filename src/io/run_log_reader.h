@@ -1,3 +1,4 @@
+// Private to this folder.
 // Reading run.jsonl, which may be the log of a run that still goes on, of one that was killed, or a
 // file from elsewhere. Line by line: memory is that of the longest line.
 //

@@ -1,3 +1,4 @@
+// Private to this folder.
 // A block of rows as fp32 with scratch memory that is reused from block to block: the source's own
 // memory when it is fp32 and nothing is masked, else a converted copy. One object per thread.
 #pragma once

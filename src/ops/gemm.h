@@ -1,3 +1,4 @@
+// Private to this folder.
 // One fp32 matrix product for slices of heads inside parallel_for, where an ATen call per
 // product would cost more than the product: own kernels, or the BLAS that LibTorch carries. Runs on
 // the calling thread only, with the same bits for any number of threads elsewhere (given operands

@@ -1,3 +1,4 @@
+// Private to this folder.
 // Matrix products by this library's own kernels: both operands are copied into panels that fit the
 // caches, and a tile of results stays in registers (packed_gemm.inl). For processors that
 // LibTorch's BLAS does not serve with their widest vectors; matmul.h chooses.

@@ -1,3 +1,4 @@
+// Private to this folder.
 // The backward of a norm: row by row, and with it gradients that are sums over all rows. Rows are
 // cut into blocks that leave partial sums, joined in order: on the CPU the blocks of row_blocks(),
 // on a device as many as the kernel says.

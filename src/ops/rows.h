@@ -1,3 +1,4 @@
+// Private to this folder.
 // What CPU operators do with rows of either type: conversion and dot products.
 #pragma once
 

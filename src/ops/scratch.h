@@ -1,3 +1,4 @@
+// Private to this folder.
 // Scratch memory that starts on a cache line. BLAS libraries choose their summation order by the
 // alignment of their operands, so a scratch that lies elsewhere from run to run would change bits.
 #pragma once

@@ -1,3 +1,4 @@
+// Private to this folder.
 // The last step of sums over rows on a device: parts that many blocks have left become one result.
 #pragma once
 

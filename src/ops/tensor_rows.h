@@ -1,3 +1,4 @@
+// Private to this folder.
 // What the operators share at their entry: checks of shape, type and device, the plain view of a
 // tensor's rows that kernels take, and the way to a kernel where the tensor lies.
 #pragma once
