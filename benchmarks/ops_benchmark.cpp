@@ -15,6 +15,7 @@
 #include "ops/embedding.h"
 #include "ops/head_loss.h"
 #include "ops/hidden_state.h"
+#include "ops/layer_norm.h"
 #include "ops/linear.h"
 #include "ops/lora.h"
 #include "ops/rms_norm.h"
@@ -64,6 +65,22 @@ void bm_rms_norm_backward(benchmark::State& state) {
   const at::Tensor dy = random({kTokens, kHidden}, type_of(state)), rstd = at::ones({kTokens});
   at::Tensor dx = at::zeros_like(x), dw = at::zeros({kHidden});
   for (auto _ : state) rms_norm_backward(dy, x, w, rstd, dx, dw);
+}
+
+void bm_layer_norm_forward(benchmark::State& state) {
+  const at::Tensor x = random({kTokens, kHidden}), w = random({kHidden}, type_of(state));
+  const at::Tensor b = random({kHidden}, type_of(state));
+  at::Tensor y = at::empty({kTokens, kHidden}, w.options());
+  at::Tensor mean = at::empty({kTokens}), rstd = at::empty({kTokens});
+  for (auto _ : state) layer_norm_forward(x, w, b, 1e-5, y, mean, rstd);
+}
+
+void bm_layer_norm_backward(benchmark::State& state) {
+  const at::Tensor x = random({kTokens, kHidden}), w = random({kHidden}, type_of(state));
+  const at::Tensor dy = random({kTokens, kHidden}, type_of(state)), rstd = at::ones({kTokens});
+  const at::Tensor mean = at::zeros({kTokens});
+  at::Tensor dx = at::zeros_like(x), dw = at::zeros({kHidden}), db = at::zeros({kHidden});
+  for (auto _ : state) layer_norm_backward(dy, x, w, mean, rstd, dx, dw, db);
 }
 
 void bm_swiglu_forward(benchmark::State& state) {
@@ -292,6 +309,8 @@ void bm_adamw(benchmark::State& state) {
 
 VAX_BENCHMARK(bm_rms_norm_forward)->Arg(0)->Arg(1);
 VAX_BENCHMARK(bm_rms_norm_backward)->Arg(0)->Arg(1);
+VAX_BENCHMARK(bm_layer_norm_forward)->Arg(0)->Arg(1);
+VAX_BENCHMARK(bm_layer_norm_backward)->Arg(0)->Arg(1);
 VAX_BENCHMARK(bm_swiglu_forward)->Arg(0)->Arg(1);
 VAX_BENCHMARK(bm_swiglu_backward)->Arg(0)->Arg(1);
 VAX_BENCHMARK(bm_rotary)->Arg(0)->Arg(1);

@@ -6,7 +6,9 @@
 // THROWS std::logic_error where a shape, a type or the device of a tensor does not fit.
 #pragma once
 
-#include <ATen/core/Tensor.h>
+#include <cstdint>
+
+#include "ops/kernels/kernel.h"
 
 namespace vax::ops {
 
@@ -22,5 +24,30 @@ void layer_norm_apply(const at::Tensor& x_TD, const at::Tensor& w_D, const at::T
 void layer_norm_backward(const at::Tensor& dy_TD, const at::Tensor& x_TD, const at::Tensor& w_D,
                          const at::Tensor& mean_T, const at::Tensor& rstd_T, at::Tensor& dx_TD,
                          at::Tensor& dw_D, at::Tensor& db_D, bool accumulate = true);
+
+// Kernels: for layer_norm.cpp.
+
+struct LayerNormArgs {
+  int64_t cols;
+  ConstRows x, w, b;  // x fp32; w, b one row each
+  float eps;
+  float *mean, *rstd;
+  Rows y;
+};
+struct LayerNormBackwardArgs {
+  int64_t cols;
+  ConstRows dy, x, w;
+  const float *mean, *rstd;
+  Rows dx;
+};
+struct LayerNormKernels {
+  RowKernel<LayerNormArgs> forward;  // writes mean and rstd too
+  RowKernel<LayerNormArgs> apply;
+  // `dwb` unless null, dw and db side by side: on a CPU the rows' share is added to it, [2 * cols];
+  // on a device it becomes partial sums, [num_partials(rows), 2 * cols].
+  void (*backward)(const LayerNormBackwardArgs&, int64_t begin, int64_t end, float* dwb);
+  int64_t (*num_partials)(int64_t rows) = nullptr;  // of a device
+};
+VAX_KERNELS(LayerNormKernels, layer_norm_kernels);
 
 }  // namespace vax::ops
