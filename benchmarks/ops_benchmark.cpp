@@ -9,6 +9,7 @@
 #include <numeric>
 #include <vector>
 
+#include "ops/activation.h"
 #include "ops/adamw.h"
 #include "ops/attention.h"
 #include "ops/dropout.h"
@@ -81,6 +82,22 @@ void bm_layer_norm_backward(benchmark::State& state) {
   const at::Tensor mean = at::zeros({kTokens});
   at::Tensor dx = at::zeros_like(x), dw = at::zeros({kHidden}), db = at::zeros({kHidden});
   for (auto _ : state) layer_norm_backward(dy, x, w, mean, rstd, dx, dw, db);
+}
+
+// Arguments: type; 0 relu, 1 gelu.
+void bm_activation_forward(benchmark::State& state) {
+  const at::Tensor x = random({kTokens, kFeedForward}, type_of(state));
+  at::Tensor y = at::empty_like(x);
+  const auto kind = static_cast<Activation>(state.range(1));
+  for (auto _ : state) activation_forward(kind, x, y);
+}
+
+void bm_activation_backward(benchmark::State& state) {
+  const at::Tensor x = random({kTokens, kFeedForward}, type_of(state));
+  const at::Tensor dy = random({kTokens, kFeedForward}, type_of(state));
+  at::Tensor dx = at::empty_like(x);
+  const auto kind = static_cast<Activation>(state.range(1));
+  for (auto _ : state) activation_backward(kind, dy, x, dx);
 }
 
 void bm_swiglu_forward(benchmark::State& state) {
@@ -311,6 +328,8 @@ VAX_BENCHMARK(bm_rms_norm_forward)->Arg(0)->Arg(1);
 VAX_BENCHMARK(bm_rms_norm_backward)->Arg(0)->Arg(1);
 VAX_BENCHMARK(bm_layer_norm_forward)->Arg(0)->Arg(1);
 VAX_BENCHMARK(bm_layer_norm_backward)->Arg(0)->Arg(1);
+VAX_BENCHMARK(bm_activation_forward)->ArgsProduct({{0, 1}, {0, 1}});
+VAX_BENCHMARK(bm_activation_backward)->ArgsProduct({{0, 1}, {0, 1}});
 VAX_BENCHMARK(bm_swiglu_forward)->Arg(0)->Arg(1);
 VAX_BENCHMARK(bm_swiglu_backward)->Arg(0)->Arg(1);
 VAX_BENCHMARK(bm_rotary)->Arg(0)->Arg(1);

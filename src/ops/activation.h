@@ -6,9 +6,9 @@
 // THROWS std::logic_error where a shape, a type or the device of a tensor does not fit.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <cstdint>
+
+#include "ops/kernels/kernel.h"
 
 namespace vax::ops {
 
@@ -19,5 +19,18 @@ void activation_forward(Activation kind, const at::Tensor& x_TF, at::Tensor& y_T
 // dx [T, F] is written; it may be dy or x itself.
 void activation_backward(Activation kind, const at::Tensor& dy_TF, const at::Tensor& x_TF,
                          at::Tensor& dx_TF);
+
+// Kernels: for activation.cpp.
+
+struct ActivationArgs {
+  int64_t cols;
+  ConstRows dy;  // backward only
+  ConstRows x;
+  Rows out;  // y, or dx; all of one type
+};
+struct ActivationKernels {
+  RowKernel<ActivationArgs> relu, relu_backward, gelu, gelu_backward;
+};
+VAX_KERNELS(ActivationKernels, activation_kernels);
 
 }  // namespace vax::ops

@@ -4,6 +4,7 @@
 #   NAME.inl    LOOPS: vector loops for the CPU, compiled once for each instruction set
 #   NAME.cu     KERNELS: kernels for GPUs; tests/standin compiles them for the host
 # and tests/unit/ops/NAME_test.cpp. kernels/kernel.h says how the header names what is in the latter.
+vax_operator(activation LOOPS KERNELS)
 vax_operator(adamw LOOPS KERNELS)
 vax_operator(attention LOOPS KERNELS)
 vax_operator(attention_decode KERNELS)
