@@ -24,6 +24,8 @@ struct AdamWOptions {
 void adamw_update(at::Tensor weight, const at::Tensor& grad, at::Tensor exp_avg,
                   at::Tensor exp_avg_sq, const AdamWOptions& options);
 
+// Kernels: for adamw.cpp.
+
 struct AdamWArgs {
   float *weight, *exp_avg, *exp_avg_sq;
   const float* grad;

@@ -49,6 +49,8 @@ void attention_backward(const at::Tensor& do_TC, const at::Tensor& qkv_TC, const
                         const at::Tensor& lse_TH, const AttentionShape& shape,
                         const SequenceOffsets& sequences, at::Tensor& dqkv_TC);
 
+// Kernels: for attention.cpp and attention_decode.cpp.
+
 struct CausalArgs {
   int64_t rows, cols;
   float* scores;  // q k^T, not yet scaled

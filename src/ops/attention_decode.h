@@ -18,6 +18,8 @@ void attention_decode(const at::Tensor& q_BC, const at::Tensor& k_cache, const a
                       std::span<const int32_t> slots, std::span<const int32_t> lengths,
                       const AttentionShape& shape, at::Tensor& o_BC);
 
+// Kernels: for attention_decode.cpp.
+
 // A cache [slots, positions, kv heads, K]; strides in elements, K contiguous.
 struct CacheView {
   const void* data;

@@ -35,6 +35,8 @@ constexpr uint64_t dropout_stream(uint64_t step, uint64_t pass) { return step * 
 // THROWS std::logic_error unless 0 <= p < 1 and, with p > 0, rows and positions have length T.
 void dropout(const at::Tensor& x_TD, const DropoutKey& key, at::Tensor& y_TD);
 
+// Kernels: for dropout.cpp and operators that draw masks.
+
 // One byte per group of 8 channels: bit j is set when channel 8 g + j is kept. Rows of a mask are
 // padded to what the widest kernel draws at once.
 [[gnu::always_inline]] constexpr int64_t mask_row_bytes(int64_t num_groups) {

@@ -17,6 +17,8 @@ void embedding_forward(std::span<const int64_t> ids, const at::Tensor& w_VD, at:
 void embedding_backward(const at::Tensor& dx_TD, std::span<const int64_t> ids, at::Tensor& dw_VD,
                         bool accumulate = true);
 
+// Kernels: for embedding.cpp.
+
 // Both of a device; columns of all matrices are the same.
 struct EmbeddingArgs {
   int64_t cols;

@@ -30,6 +30,8 @@ void head_loss(const at::Tensor& x_ND, const at::Tensor& w_VD, std::span<const i
 // most rows * vocab_size * element_bytes.
 int64_t head_loss_chunk_rows(int64_t vocab_size, int64_t element_bytes, bool large);
 
+// Kernels: for head_loss.cpp.
+
 struct CrossEntropyArgs {
   int64_t cols;
   Rows z;  // becomes scale * (softmax(z) - onehot) when with_gradient

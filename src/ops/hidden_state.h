@@ -36,6 +36,8 @@ void cosine_sums(const at::Tensor& a_TD, const at::Tensor& b_TD, at::Tensor& sum
 // SHAPES x any, fp32, contiguous; squares fp64, one element.
 void add_squares(const at::Tensor& x, at::Tensor& squares);
 
+// Kernels: for hidden_state.cpp.
+
 // h = x + scale * added; h may be x. A stride of 0 repeats one row of added.
 struct AddScaledArgs {
   int64_t cols;

@@ -24,6 +24,8 @@ void linear_backward_weight(const at::Tensor& dy_TO, const at::Tensor& x_TI, at:
 // SHAPES db [O] fp32.
 void linear_backward_bias(const at::Tensor& dy_TO, at::Tensor& db_O, bool accumulate = true);
 
+// Kernels: for linear.cpp.
+
 struct LinearKernels {
   // db[c] += sum over all rows of dy, for columns [begin, end).
   void (*column_sums)(ConstRows dy, int64_t rows, int64_t begin, int64_t end, float* db);

@@ -29,6 +29,8 @@ void lora_backward(const at::Tensor& dy_TO, const at::Tensor& x_TI, const at::Te
                    const DropoutKey& dropout, at::Tensor& dx_TI, at::Tensor& da_RI,
                    at::Tensor& db_OR, bool accumulate = true);
 
+// Kernels: for lora.cpp.
+
 // Products with one thin side: u [rows, rank], a [rank, cols], X, Y [rows, cols]; u is contiguous.
 // Masks concern X or Y.
 struct LoraArgs {

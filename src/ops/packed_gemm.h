@@ -33,6 +33,8 @@ struct GemmArgs {
   PanelScratch* scratch = nullptr;  // if given, the calling thread multiplies alone
 };
 
+// Kernels: for packed_gemm.cpp and those who choose it.
+
 // Source of one panel: a word (an fp32 number, or two bf16 numbers that follow each other along the
 // inner dimension) for each of `depth` inner positions and each lane; lanes and halves that do not
 // exist become 0.

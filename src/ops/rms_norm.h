@@ -24,6 +24,8 @@ void rms_norm_backward(const at::Tensor& dy_TD, const at::Tensor& x_TD, const at
                        const at::Tensor& rstd_T, at::Tensor& dx_TD, at::Tensor& dw_D,
                        bool accumulate = true);
 
+// Kernels: for rms_norm.cpp.
+
 struct RmsNormArgs {
   int64_t cols;
   ConstRows x, w;  // x fp32; w one row

@@ -18,6 +18,8 @@ void rotary_forward(at::Tensor& x_THK, const at::Tensor& cos_PK, const at::Tenso
 void rotary_backward(at::Tensor& dx_THK, const at::Tensor& cos_PK, const at::Tensor& sin_PK,
                      const at::Tensor& positions_T);
 
+// Kernels: for rotary.cpp.
+
 struct RotaryArgs {
   int64_t num_heads, half_dim, head_stride;
   Rows x;  // stride: between tokens

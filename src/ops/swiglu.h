@@ -17,6 +17,8 @@ void swiglu_forward(const at::Tensor& gate_up_TC, at::Tensor& y_TF);
 void swiglu_backward(const at::Tensor& dy_TF, const at::Tensor& gate_up_TC,
                      at::Tensor& dgate_up_TC);
 
+// Kernels: for swiglu.cpp.
+
 struct SwigluArgs {
   int64_t cols;  // F
   ConstRows dy;  // backward only
