@@ -45,7 +45,7 @@ void write_record(const Session& session, const io::DriftRecord& record) {
       directory / "drift.h5", {},
       {.config = to_ini(session.table(), session.options), .program_version = VAX_VERSION});
   file.append(record);
-  file.close();
+  file.flush();
 }
 
 }  // namespace

@@ -109,15 +109,15 @@ void create_virtual_dataset(hid_t group, const Array& of, const CheckpointMember
                                      member.name));
 }
 
-void fill_index(const Hdf5File& file, const CheckpointManifest& manifest) {
-  write_attribute(file.get(), "schema_version", CheckpointManifest::kSchemaVersion);
-  write_attribute(file.get(), "step", manifest.position.step);
-  write_attribute(file.get(), "program_version", manifest.program_version);
-  write_attribute(file.get(), "config", manifest.config);
-  const Hdf5Group parameters = create_group(file.get(), std::string(kParameters));
-  const Hdf5Group optimizer = create_group(file.get(), "optimizer");
-  const Hdf5Group exp_avg = create_group(file.get(), std::string(kExpAvg));
-  const Hdf5Group exp_avg_sq = create_group(file.get(), std::string(kExpAvgSq));
+void fill_index(hid_t file, const CheckpointManifest& manifest) {
+  write_attribute(file, "schema_version", CheckpointManifest::kSchemaVersion);
+  write_attribute(file, "step", manifest.position.step);
+  write_attribute(file, "program_version", manifest.program_version);
+  write_attribute(file, "config", manifest.config);
+  const Hdf5Group parameters = create_group(file, std::string(kParameters));
+  const Hdf5Group optimizer = create_group(file, "optimizer");
+  const Hdf5Group exp_avg = create_group(file, std::string(kExpAvg));
+  const Hdf5Group exp_avg_sq = create_group(file, std::string(kExpAvgSq));
   for (const CheckpointUnit& unit : manifest.units)
     for (const CheckpointArray& array : unit.arrays)
       for (const CheckpointMember& member : unit.members)
@@ -128,38 +128,10 @@ void fill_index(const Hdf5File& file, const CheckpointManifest& manifest) {
                                {manifest, unit, array}, member);
 }
 
-// A file that lives in memory and goes nowhere when it is closed.
-Hdf5Properties memory_access(const std::string& name) {
-  constexpr size_t kGrowthBytes = size_t{1} << 20;
-  Hdf5Properties access(VAX_HDF5(H5Pcreate(H5P_FILE_ACCESS), name));
-  VAX_HDF5(H5Pset_fapl_core(access.get(), kGrowthBytes, false), name);
-  // Virtual datasets need the format of 1.10; h5py of any recent version reads it.
-  VAX_HDF5(H5Pset_libver_bounds(access.get(), H5F_LIBVER_EARLIEST, H5F_LIBVER_V110), name);
-  return access;
-}
-
-std::vector<std::byte> image_of(const Hdf5File& file, const std::string& name) {
-  VAX_HDF5(H5Fflush(file.get(), H5F_SCOPE_GLOBAL), name);
-  const ssize_t num_bytes = VAX_HDF5(H5Fget_file_image(file.get(), nullptr, 0), name);
-  std::vector<std::byte> bytes(narrow<size_t>(num_bytes));
-  VAX_HDF5(H5Fget_file_image(file.get(), bytes.data(), bytes.size()), name);
-  return bytes;
-}
-
 }  // namespace
 
 std::vector<std::byte> index_bytes(const CheckpointManifest& manifest, const std::string& name) {
-  const Hdf5Lock lock;
-  try {
-    Hdf5File file(VAX_HDF5(
-        H5Fcreate(name.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, memory_access(name).get()), name));
-    fill_index(file, manifest);
-    std::vector<std::byte> bytes = image_of(file, name);
-    file.close(name);
-    return bytes;
-  } catch (const DataError& e) {
-    throw WriteError(e.what());
-  }
+  return file_image(name, [&](hid_t file) { fill_index(file, manifest); });
 }
 
 }  // namespace vax::io

@@ -2,9 +2,8 @@
 
 #include <hdf5_hl.h>
 
-#include <algorithm>
-
 #include "base/error.h"
+#include "base/narrow.h"
 
 namespace vax::io {
 namespace {
@@ -13,10 +12,9 @@ std::vector<hsize_t> extents(std::span<const int64_t> shape) {
   return {shape.begin(), shape.end()};
 }
 
-Hdf5Space simple_space(const std::vector<hsize_t>& dims, const hsize_t* max_dims,
-                       const std::string& name) {
+Hdf5Space simple_space(const std::vector<hsize_t>& dims, const std::string& name) {
   return Hdf5Space(
-      VAX_HDF5(H5Screate_simple(static_cast<int>(dims.size()), dims.data(), max_dims), name));
+      VAX_HDF5(H5Screate_simple(static_cast<int>(dims.size()), dims.data(), nullptr), name));
 }
 
 void write_new_attribute(hid_t object, const std::string& name, const Hdf5Type& type,
@@ -24,6 +22,24 @@ void write_new_attribute(hid_t object, const std::string& name, const Hdf5Type& 
   const Hdf5Attribute attribute(VAX_HDF5(
       H5Acreate2(object, name.c_str(), type.get(), space.get(), H5P_DEFAULT, H5P_DEFAULT), name));
   VAX_HDF5(H5Awrite(attribute.get(), type.get(), value), name);
+}
+
+// A file that lives in memory and goes nowhere when it is closed.
+Hdf5Properties memory_access(const std::string& name) {
+  constexpr size_t kGrowthBytes = size_t{1} << 20;
+  Hdf5Properties access(VAX_HDF5(H5Pcreate(H5P_FILE_ACCESS), name));
+  VAX_HDF5(H5Pset_fapl_core(access.get(), kGrowthBytes, false), name);
+  // Virtual datasets need the format of 1.10; h5py of any recent version reads it.
+  VAX_HDF5(H5Pset_libver_bounds(access.get(), H5F_LIBVER_EARLIEST, H5F_LIBVER_V110), name);
+  return access;
+}
+
+std::vector<std::byte> image_of(const Hdf5File& file, const std::string& name) {
+  VAX_HDF5(H5Fflush(file.get(), H5F_SCOPE_GLOBAL), name);
+  const ssize_t num_bytes = VAX_HDF5(H5Fget_file_image(file.get(), nullptr, 0), name);
+  std::vector<std::byte> bytes(narrow<size_t>(num_bytes));
+  VAX_HDF5(H5Fget_file_image(file.get(), bytes.data(), bytes.size()), name);
+  return bytes;
 }
 
 }  // namespace
@@ -36,9 +52,21 @@ Hdf5Properties unlocked_access() {
   return access;
 }
 
-Hdf5File create_file(const std::filesystem::path& path) {
-  return Hdf5File(VAX_HDF5(
-      H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, unlocked_access().get()), path.string()));
+std::vector<std::byte> file_image(const std::string& name,
+                                  const std::function<void(hid_t file)>& fill) {
+  const Hdf5Lock lock;
+  try {
+    // Not the name of a file: the driver would read one that is there.
+    const std::string unused = name + " in memory";
+    Hdf5File file(VAX_HDF5(
+        H5Fcreate(unused.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, memory_access(name).get()), name));
+    fill(file.get());
+    std::vector<std::byte> bytes = image_of(file, name);
+    file.close(name);
+    return bytes;
+  } catch (const DataError& e) {
+    throw WriteError(e.what());
+  }
 }
 
 Hdf5Type bf16_type() {
@@ -79,57 +107,18 @@ void write_attribute(hid_t object, const std::string& name,
                      const std::vector<std::string>& values) {
   std::vector<const char*> texts;
   for (const std::string& value : values) texts.push_back(value.c_str());
-  const Hdf5Space space = simple_space({values.size()}, nullptr, name);
+  const Hdf5Space space = simple_space({values.size()}, name);
   write_new_attribute(object, name, text_type(), space, texts.data());
-}
-
-Hdf5Dataset create_growing(hid_t parent, const std::string& name, hid_t file_type,
-                           std::span<const int64_t> row_shape, int64_t rows_per_chunk) {
-  std::vector<hsize_t> dims = {0};
-  std::vector<hsize_t> max_dims = {H5S_UNLIMITED};
-  std::vector<hsize_t> chunk = {static_cast<hsize_t>(rows_per_chunk)};
-  for (const int64_t extent : row_shape) {
-    VAX_CHECK(extent > 0, name, ": extent ", extent);
-    for (auto* list : {&dims, &max_dims, &chunk}) list->push_back(static_cast<hsize_t>(extent));
-  }
-  const Hdf5Space space = simple_space(dims, max_dims.data(), name);
-  const Hdf5Properties create(VAX_HDF5(H5Pcreate(H5P_DATASET_CREATE), name));
-  VAX_HDF5(H5Pset_chunk(create.get(), static_cast<int>(chunk.size()), chunk.data()), name);
-  return Hdf5Dataset(VAX_HDF5(H5Dcreate2(parent, name.c_str(), file_type, space.get(), H5P_DEFAULT,
-                                         create.get(), H5P_DEFAULT),
-                              name));
 }
 
 Hdf5Dataset create_filled(hid_t parent, const std::string& name, hid_t file_type, hid_t memory_type,
                           std::span<const int64_t> shape, const void* data) {
-  const Hdf5Space space = simple_space(extents(shape), nullptr, name);
+  const Hdf5Space space = simple_space(extents(shape), name);
   Hdf5Dataset dataset(VAX_HDF5(H5Dcreate2(parent, name.c_str(), file_type, space.get(), H5P_DEFAULT,
                                           H5P_DEFAULT, H5P_DEFAULT),
                                name));
   VAX_HDF5(H5Dwrite(dataset.get(), memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data), name);
   return dataset;
-}
-
-void append_rows(const Hdf5Dataset& dataset, const std::string& name, hid_t memory_type,
-                 int64_t num_rows, const void* rows) {
-  const Hdf5Space before(VAX_HDF5(H5Dget_space(dataset.get()), name));
-  const int rank = VAX_HDF5(H5Sget_simple_extent_ndims(before.get()), name);
-  std::vector<hsize_t> dims(static_cast<size_t>(rank));
-  VAX_HDF5(H5Sget_simple_extent_dims(before.get(), dims.data(), nullptr), name);
-
-  std::vector<hsize_t> start(dims.size(), 0);
-  std::vector<hsize_t> count = dims;
-  start[0] = dims[0];
-  count[0] = static_cast<hsize_t>(num_rows);
-  dims[0] += count[0];
-  VAX_HDF5(H5Dset_extent(dataset.get(), dims.data()), name);
-  const Hdf5Space after(VAX_HDF5(H5Dget_space(dataset.get()), name));
-  VAX_HDF5(H5Sselect_hyperslab(after.get(), H5S_SELECT_SET, start.data(), nullptr, count.data(),
-                               nullptr),
-           name);
-  const Hdf5Space memory = simple_space(count, nullptr, name);
-  VAX_HDF5(H5Dwrite(dataset.get(), memory_type, memory.get(), after.get(), H5P_DEFAULT, rows),
-           name);
 }
 
 void make_scale(const Hdf5Dataset& scale, const std::string& name) {

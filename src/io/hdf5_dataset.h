@@ -1,10 +1,11 @@
 // Private to this folder.
-// The few HDF5 operations that the program's files are made of: types, attributes, datasets that
-// grow along their first axis, and NetCDF-4 dimension scales. Callers hold an Hdf5Lock.
+// The few HDF5 operations that the program's files are made of: types, attributes, datasets and
+// NetCDF-4 dimension scales. Callers hold an Hdf5Lock.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <filesystem>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -18,8 +19,11 @@ namespace vax::io {
 // HDF5_USE_FILE_LOCKING=FALSE does it.)
 Hdf5Properties unlocked_access();
 
-// THROWS WriteError or DataError with the path; an existing file is emptied.
-Hdf5File create_file(const std::filesystem::path& path);
+// The bytes of a new file that `fill` fills. The library writes it in memory only: a full disk is
+// then the error of a system call, not a damaged state of the library. Holds the lock itself.
+// THROWS WriteError; `name` is what messages call the file.
+std::vector<std::byte> file_image(const std::string& name,
+                                  const std::function<void(hid_t file)>& fill);
 
 // A 16-bit float with 8 exponent bits, which readers without a bf16 type (h5py) convert to fp32.
 Hdf5Type bf16_type();
@@ -33,16 +37,9 @@ void write_attribute(hid_t object, const std::string& name, const std::string& v
 void write_attribute(hid_t object, const std::string& name, int64_t value);
 void write_attribute(hid_t object, const std::string& name, const std::vector<std::string>& values);
 
-// A dataset with 0 rows of shape `row_shape` (empty: scalars) that append_rows() lengthens;
-// `rows_per_chunk` are stored and read together.
-Hdf5Dataset create_growing(hid_t parent, const std::string& name, hid_t file_type,
-                           std::span<const int64_t> row_shape, int64_t rows_per_chunk);
-// A dataset of known shape with contents; `data` is of `memory_type`.
+// A dataset with contents; `data` is of `memory_type`.
 Hdf5Dataset create_filled(hid_t parent, const std::string& name, hid_t file_type, hid_t memory_type,
                           std::span<const int64_t> shape, const void* data);
-// Adds `num_rows` rows at the end of the first axis.
-void append_rows(const Hdf5Dataset& dataset, const std::string& name, hid_t memory_type,
-                 int64_t num_rows, const void* rows);
 
 // Makes a one-dimensional dataset the coordinate `name`, as NetCDF-4 has it.
 void make_scale(const Hdf5Dataset& scale, const std::string& name);

@@ -14,8 +14,6 @@ std::recursive_mutex& library_mutex() {
   return mutex;
 }
 
-thread_local int num_silences = 0;
-
 // The library adds the same frames again for every chunk it fails to write.
 constexpr unsigned kFramesShown = 6;
 
@@ -53,9 +51,6 @@ Hdf5Lock::Hdf5Lock() : lock_(library_mutex()) {
   H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
 }
 
-Hdf5Silence::Hdf5Silence() { ++num_silences; }
-Hdf5Silence::~Hdf5Silence() { --num_silences; }
-
 void detail::fail_hdf5(const char* call, std::string_view object, std::source_location where) {
   const ErrorStack stack = take_error_stack();
   const std::string message =
@@ -67,9 +62,7 @@ void detail::fail_hdf5(const char* call, std::string_view object, std::source_lo
 
 void detail::log_failed_close(std::string_view kind) noexcept {
   try {
-    const ErrorStack stack = take_error_stack();
-    if (num_silences > 0) return;
-    log::error(cat("HDF5: closing a ", kind, " failed: ", stack.text));
+    log::error(cat("HDF5: closing a ", kind, " failed: ", take_error_stack().text));
   } catch (...) {  // out of memory while reporting: there is nobody left to tell
   }
 }

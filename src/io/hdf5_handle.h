@@ -28,16 +28,6 @@ class Hdf5Lock {
   std::unique_lock<std::recursive_mutex> lock_;
 };
 
-// While one lives, this thread says nothing of handles that cannot be closed: the file they belong
-// to has been given up after a failure that was reported.
-class Hdf5Silence {
- public:
-  Hdf5Silence();
-  ~Hdf5Silence();
-  Hdf5Silence(const Hdf5Silence&) = delete;
-  Hdf5Silence& operator=(const Hdf5Silence&) = delete;
-};
-
 namespace detail {
 // THROWS WriteError when the error stack tells of a failed write (full disk), else DataError. The
 // message has the call, the object, the place in the source and the stack's text.

@@ -1,180 +1,153 @@
-#include <filesystem>
-#include <optional>
+#include <numeric>
 
 #include "base/atomic_file.h"
-#include "base/error.h"
 #include "base/narrow.h"
-#include "io/hdf5_run_arrays.h"
+#include "io/hdf5_dataset.h"
 #include "io/run_file.h"
 
 namespace vax::io {
 namespace {
 
-namespace fs = std::filesystem;
+// Numbers in memory have the file's layout: the machines are little-endian (io/dtype.cpp asserts
+// it).
+hid_t type_of(int64_t) { return H5T_STD_I64LE; }
+hid_t type_of(double) { return H5T_IEEE_F64LE; }
+hid_t type_of(const std::optional<double>&) { return H5T_IEEE_F64LE; }
 
-// Steps that are kept in memory before they go into the arrays.
-constexpr size_t kMostPending = 1024;
-
-// The sizes that all drift records share, set by the first.
-struct DriftShape {
-  size_t num_layers = 0;
-  size_t num_batches = 0;
-};
-
-void check_shape(const DriftRecord& record, const DriftShape& shape) {
-  const auto check = [&](const char* what, size_t found, size_t expected) {
-    VAX_CHECK(found == expected && found > 0, "drift at step ", record.step, ": ", what, " has ",
-              found, " entries, expected ", expected);
-  };
-  check("l2sq", record.l2sq.size(), shape.num_layers);
-  check("relative", record.relative.size(), shape.num_layers);
-  check("cosine", record.cosine.size(), shape.num_layers);
-  check("cka", record.cka.size(), shape.num_layers);
-  check("tokens", record.tokens.size(), shape.num_batches);
-  for (const auto& batches : record.l2sq) check("l2sq[layer]", batches.size(), shape.num_batches);
-}
-
-// A new HDF5 file whose name is gone as soon as it is open: nothing is left of it when the process
-// is killed. Its bytes are read through `contents`.
-struct NamelessFile {
-  explicit NamelessFile(const fs::path& temporary)
-      : file(create_file(temporary)), contents(PosixFile::open_for_reading(temporary)) {
-    fs::remove(temporary);
+// A coordinate of arrays: a dataset that is a dimension scale.
+struct Axis {
+  Axis(const Hdf5Group& group, const std::string& name, std::span<const int64_t> coordinates,
+       const std::string& long_name)
+      : extent(narrow<int64_t>(coordinates.size())),
+        scale(create_filled(group.get(), name, H5T_STD_I64LE, H5T_STD_I64LE, {{extent}},
+                            coordinates.data())) {
+    make_scale(scale, name);
+    describe(scale, "1", long_name);
   }
 
-  Hdf5File file;
-  PosixFile contents;
+  int64_t extent;
+  Hdf5Dataset scale;
 };
+
+Axis step_axis(const Hdf5Group& group, const std::vector<int64_t>& steps) {
+  return {group, "step", steps, "training step, 1-based"};
+}
+
+Axis index_axis(const Hdf5Group& group, const std::string& name, size_t extent) {
+  std::vector<int64_t> indices(extent);
+  std::iota(indices.begin(), indices.end(), int64_t{0});
+  return {group, name, indices, name + " index, 0-based"};
+}
+
+template <typename T>
+void write_array(const Hdf5Group& group, const std::string& name, const std::vector<T>& values,
+                 std::initializer_list<const Axis*> axes, const std::string& units,
+                 const std::string& long_name) {
+  std::vector<int64_t> shape;
+  for (const Axis* axis : axes) shape.push_back(axis->extent);
+  const Hdf5Dataset array =
+      create_filled(group.get(), name, type_of(T{}), type_of(T{}), shape, values.data());
+  unsigned position = 0;
+  for (const Axis* axis : axes) attach_scale(array, axis->scale, position++, name);
+  describe(array, units, long_name);
+}
+
+void write_steps(hid_t file, const RunColumns& run) {
+  std::vector<std::string> names, units, long_names;
+  std::vector<hid_t> types;  // the library's own, not to be closed
+  visit_step_fields(
+      empty_step(run.figures), run.figures,
+      [&](const char* name, const char* unit, const char* long_name, const auto& value) {
+        names.emplace_back(name);
+        units.emplace_back(unit);
+        long_names.emplace_back(long_name);
+        types.push_back(type_of(value));
+      });
+  constexpr size_t kFieldBytes = sizeof(int64_t);
+  const Hdf5Type row(
+      VAX_HDF5(H5Tcreate(H5T_COMPOUND, names.size() * kFieldBytes), "metrics/train"));
+  for (size_t i = 0; i < names.size(); ++i)
+    VAX_HDF5(H5Tinsert(row.get(), names[i].c_str(), i * kFieldBytes, types[i]), names[i]);
+  const Hdf5Group group = create_group(file, "metrics");
+  const Hdf5Dataset table = create_filled(group.get(), "train", row.get(), row.get(),
+                                          {{run.num_steps}}, run.step_fields.data());
+  write_attribute(table.get(), "units", units);
+  write_attribute(table.get(), "long_name", long_names);
+}
+
+void write_layer_column(hid_t file, const RunColumns::LayerColumn& column, size_t num_layers) {
+  if (column.steps.empty()) return;
+  const std::string& path = column.figure.path;
+  const size_t slash = path.find('/');
+  const Hdf5Group group = create_group(file, path.substr(0, slash));
+  const Axis step = step_axis(group, column.steps);
+  const Axis layer = index_axis(group, "layer", num_layers);
+  write_array(group, path.substr(slash + 1), column.values, {&step, &layer}, column.figure.units,
+              column.figure.long_name);
+}
+
+void write_drift(hid_t file, const RunColumns::Drift& drift) {
+  if (drift.steps.empty()) return;
+  const Hdf5Group group = create_group(file, "drift");
+  const Axis step = step_axis(group, drift.steps);
+  const Axis layer = index_axis(group, "layer", drift.num_layers);
+  const Axis batch = index_axis(group, "batch", drift.num_batches);
+  write_array(group, "l2sq", drift.l2sq, {&step, &layer, &batch}, "1",
+              "squared L2 distance of the attention outputs to the reference, sum over tokens");
+  write_array(group, "tokens", drift.tokens, {&step, &batch}, "1",
+              "tokens of the batch without padding");
+  write_array(group, "relative", drift.relative, {&step, &layer}, "1",
+              "L2 distance over the reference's norm");
+  write_array(group, "cosine", drift.cosine, {&step, &layer}, "1", "cosine to the reference");
+  write_array(group, "cka", drift.cka, {&step, &layer}, "1", "linear CKA with the reference");
+  write_array(group, "samples", drift.samples, {&step}, "1", "samples that were measured");
+}
+
+void write_memory(hid_t file, const MemoryRecord& record) {
+  const Hdf5Group group = create_group(file, "memory");
+  std::vector<int64_t> planned, measured;
+  std::vector<const char*> names;
+  for (const MemoryRecord::Part& part : record.parts) {
+    names.push_back(part.name.c_str());
+    planned.push_back(part.planned_bytes);
+    measured.push_back(part.measured_bytes);
+  }
+  const std::vector<int64_t> shape = {narrow<int64_t>(names.size())};
+  const Hdf5Type text = text_type();
+  const Hdf5Dataset part =
+      create_filled(group.get(), "part", text.get(), text.get(), shape, names.data());
+  make_scale(part, "part");
+  describe(part, "1", "what the memory is for");
+  const auto add = [&](const char* name, const std::vector<int64_t>& values,
+                       const char* long_name) {
+    const Hdf5Dataset dataset =
+        create_filled(group.get(), name, H5T_STD_I64LE, H5T_STD_I64LE, shape, values.data());
+    attach_scale(dataset, part, 0, name);
+    describe(dataset, "byte", long_name);
+  };
+  add("planned_bytes", planned, "of the fullest rank, as planned before the run");
+  add("measured_bytes", measured, "of the fullest rank, at the most");
+  write_attribute(group.get(), "process_bytes", record.process_bytes);
+}
 
 }  // namespace
 
-struct RunFile::State {
-  State(const fs::path& file_path, const Figures& declared, const Description& description)
-      : path(file_path),
-        figures(declared),
-        config(description.config),
-        nameless(temporary_name(file_path)),
-        train(id(), declared) {
-    check_figures(figures);
-    visit_layer_figures(empty_step(figures), figures, [this](const Figure& figure, const auto&) {
-      layer_groups.emplace_back(figure, layer_groups.size());
-    });
-    write_attribute(id(), "schema_version", kSchemaVersion);
-    write_attribute(id(), "program_version", description.program_version);
-  }
-
-  hid_t id() const { return nameless.file.get(); }
-
-  void write_steps() {
-    train.append(steps);
-    for (LayerFigureGroup& group : layer_groups) group.append(id(), steps);
-    steps.clear();
-  }
-
-  void write_drifts() {
-    if (!drift && !drifts.empty())
-      drift.emplace(id(), narrow<int64_t>(drift_shape->num_layers),
-                    narrow<int64_t>(drift_shape->num_batches));
-    for (const DriftRecord& record : drifts) drift->append(record);
-    drifts.clear();
-  }
-
-  void write() {
-    if (config) {
-      if (VAX_HDF5(H5Aexists(id(), "config"), path.string()) > 0)
-        VAX_HDF5(H5Adelete(id(), "config"), path.string());
-      write_attribute(id(), "config", *config);
-    }
-    config.reset();
-    write_steps();
-    write_drifts();
-    if (memory) write_memory_group(id(), *memory);
-    memory.reset();
-  }
-
-  void publish() {
-    publish_file(path, [this](const fs::path& temporary) {
-      PosixFile copy = PosixFile::create(temporary, path);
-      nameless.contents.copy_to(copy, 0, nameless.contents.size());
-      copy.close();
-    });
-  }
-
-  fs::path path;
-  Figures figures;
-  std::optional<std::string> config;  // to be written, as are the next three
-  std::vector<StepRecord> steps;
-  std::vector<DriftRecord> drifts;
-  std::optional<MemoryRecord> memory;
-  bool has_memory = false;
-  std::optional<size_t> num_figure_layers;
-  std::optional<DriftShape> drift_shape;
-  NamelessFile nameless;
-  StepTable train;
-  std::vector<LayerFigureGroup> layer_groups;
-  std::optional<DriftGroup> drift;
-};
-
-RunFile::RunFile(const fs::path& path, const Figures& figures, const Description& description) {
-  const Hdf5Lock lock;
-  state_ = std::make_unique<State>(path, figures, description);
-}
-
-RunFile::RunFile(RunFile&&) noexcept = default;
-RunFile& RunFile::operator=(RunFile&&) noexcept = default;
-
-RunFile::~RunFile() {
-  const Hdf5Lock lock;
-  const Hdf5Silence silence;  // nobody will read the file
-  state_.reset();
-}
-
-void RunFile::append(const StepRecord& record) {
-  if (!state_) return;
-  visit_layer_figures(record, state_->figures, [&](const Figure& figure, const auto& values) {
-    if (values.empty()) return;
-    std::optional<size_t>& expected = state_->num_figure_layers;
-    if (!expected) expected = values.size();
-    VAX_CHECK(values.size() == *expected, figure.name, " at step ", record.step, " has ",
-              values.size(), " entries, expected ", *expected);
+void RunFile::flush() const {
+  const std::vector<std::byte> bytes = file_image(path_.string(), [this](hid_t file) {
+    write_attribute(file, "schema_version", kSchemaVersion);
+    write_attribute(file, "program_version", columns_.program_version);
+    write_attribute(file, "config", columns_.config);
+    write_steps(file, columns_);
+    for (const RunColumns::LayerColumn& column : columns_.layer_columns)
+      write_layer_column(file, column, columns_.num_figure_layers);
+    write_drift(file, columns_.drift);
+    if (columns_.memory) write_memory(file, *columns_.memory);
   });
-  state_->steps.push_back(record);
-  if (state_->steps.size() < kMostPending) return;
-  const Hdf5Lock lock;
-  state_->write();
-}
-
-void RunFile::append(const DriftRecord& record) {
-  if (!state_) return;
-  if (!state_->drift_shape)
-    state_->drift_shape = DriftShape{record.l2sq.size(), record.tokens.size()};
-  check_shape(record, *state_->drift_shape);
-  state_->drifts.push_back(record);
-}
-
-void RunFile::append(const MemoryRecord& record) {
-  if (!state_) return;
-  VAX_CHECK(!state_->has_memory, "the run's memory is recorded once");
-  state_->has_memory = true;
-  state_->memory = record;
-}
-
-void RunFile::append(const ResumeRecord& record) {
-  if (state_) state_->config = record.config_text;
-}
-
-void RunFile::flush() {
-  if (!state_) return;
-  const Hdf5Lock lock;
-  state_->write();
-  VAX_HDF5(H5Fflush(state_->id(), H5F_SCOPE_GLOBAL), state_->path.string());
-  state_->publish();
-}
-
-void RunFile::close() {
-  flush();
-  const Hdf5Lock lock;
-  state_.reset();
+  publish_file(path_, [&](const std::filesystem::path& temporary) {
+    PosixFile file = PosixFile::create(temporary, path_);
+    file.write(bytes);
+    file.close();
+  });
 }
 
 }  // namespace vax::io

@@ -4,12 +4,11 @@
 #pragma once
 
 #include <filesystem>
-#include <memory>
 #include <optional>
 #include <string>
 
 #include "io/posix_file.h"
-#include "io/run_records.h"
+#include "io/run_columns.h"
 
 namespace vax::io {
 
@@ -59,13 +58,9 @@ class RunLog {
 // The groups of such figures and /drift have their own dimension scales step, layer (0-based) and
 // batch (0-based) in NetCDF-4's convention. An array appears with its first record.
 //
-// HDF5 cannot change a file so that a kill at any moment leaves it readable. So the arrays grow in
-// a file without a name, and flush() puts a copy of it in the place of `path`: whoever opens `path`
-// finds a whole file, of this run's last flush() or, before the first one, of the run before.
-//
-// THROWS WriteError when the disk refuses: this object must then be given up, its arrays may have
-// different lengths. std::logic_error when a record's sizes differ from those of the records before
-// it.
+// HDF5 cannot change a file so that a kill at any moment leaves it readable. So the numbers stay in
+// memory (8 bytes each), and flush() puts a whole new file in the place of `path`: whoever opens it
+// finds the file of this run's last flush() or, before the first one, of the run before.
 class RunFile {
  public:
   static constexpr int64_t kSchemaVersion = 1;
@@ -75,24 +70,23 @@ class RunFile {
     std::string program_version;
   };
 
-  RunFile(const std::filesystem::path& path, const Figures& figures,
-          const Description& description);
-  RunFile(RunFile&&) noexcept;
-  RunFile& operator=(RunFile&&) noexcept;
-  // Records since the last flush() are dropped.
-  ~RunFile();
+  RunFile(std::filesystem::path path, Figures figures, const Description& description)
+      : path_(std::move(path)), columns_(std::move(figures)) {
+    columns_.config = description.config;
+    columns_.program_version = description.program_version;
+  }
 
-  void append(const StepRecord& record);
-  void append(const DriftRecord& record);
-  void append(const MemoryRecord& record);  // once
-  // Replaces the configuration.
-  void append(const ResumeRecord& record);
-  void flush();
-  void close();  // flushes; later calls do nothing
+  // std::logic_error as io/run_columns.h says.
+  template <typename Record>
+  void append(const Record& record) {
+    columns_.append(record);
+  }
+  // THROWS WriteError; the file is then as it was, a later flush() may do.
+  void flush() const;
 
  private:
-  struct State;  // keeps HDF5's headers out of here
-  std::unique_ptr<State> state_;
+  std::filesystem::path path_;
+  RunColumns columns_;
 };
 
 }  // namespace vax::io

@@ -60,7 +60,7 @@ RunFile replay_run_log(const std::filesystem::path& jsonl, const Figures& figure
 RunSummary rebuild_run_file(const std::filesystem::path& jsonl, const Figures& figures,
                             const std::filesystem::path& h5) {
   RunSummary summary;
-  replay_run_log(jsonl, figures, h5, &summary).close();
+  replay_run_log(jsonl, figures, h5, &summary).flush();
   return summary;
 }
 

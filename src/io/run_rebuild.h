@@ -16,14 +16,14 @@ struct RunSummary {
   bool is_cut = false;  // the last line, of which only a part is there, was left out
 };
 
-// A run file with every record of the log, whose steps have `figures`, not yet published: close()
-// publishes it, or the run goes on with it. Memory does not depend on the length of the log. THROWS
-// DataError with file and line (io/run_log_reader.h), WriteError; `h5` is then as it was.
+// A run file with every record of the log, whose steps have `figures`, not yet published: flush()
+// publishes it, or the run goes on with it. THROWS DataError with file and line
+// (io/run_log_reader.h).
 RunFile replay_run_log(const std::filesystem::path& jsonl, const Figures& figures,
                        const std::filesystem::path& h5, RunSummary* summary = nullptr);
 
 // Writes `h5` anew, which takes the place of an older one when it is complete. The log may be that
-// of a run that goes on. THROWS as replay_run_log().
+// of a run that goes on. THROWS as replay_run_log(), WriteError; `h5` is then as it was.
 RunSummary rebuild_run_file(const std::filesystem::path& jsonl, const Figures& figures,
                             const std::filesystem::path& h5);
 

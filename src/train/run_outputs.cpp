@@ -69,6 +69,7 @@ RunOutputs::RunOutputs(const RunDescription& run)
     : directory_(run.directory),
       figures_(run.figures),
       log_(open_log(run)),
+      file_(io::replay_run_log(directory_ / "run.jsonl", figures_, directory_ / "run.h5")),
       log_interval_(run.log_interval),
       is_terminal_(::isatty(STDERR_FILENO) == 1) {
   publish_text(directory_ / "config.cfg", run.config_text);
@@ -84,26 +85,17 @@ RunOutputs::~RunOutputs() {
 }
 
 // A failure leaves run.h5 as it was and costs a warning, one until it works again.
-void RunOutputs::with_file(const std::function<void()>& action) {
+void RunOutputs::update_file() {
+  const Stopwatch watch;
   try {
-    action();
+    file_.flush();
+    is_file_up_to_date_ = true;
+    is_file_in_trouble_ = false;
   } catch (const std::runtime_error& e) {
-    file_.reset();
     if (!std::exchange(is_file_in_trouble_, true))
       log::warning(cat(e.what(), "; run.jsonl has everything, and `vaccine rebuild --output.dir ",
                        directory_.string(), "` makes run.h5 of it"));
   }
-}
-
-void RunOutputs::update_file() {
-  const Stopwatch watch;
-  with_file([this] {
-    if (!file_)
-      file_ = io::replay_run_log(directory_ / "run.jsonl", figures_, directory_ / "run.h5");
-    file_->flush();
-    is_file_up_to_date_ = true;
-    is_file_in_trouble_ = false;
-  });
   update_s_ = watch.elapsed_s();
   since_update_.restart();
 }
@@ -111,10 +103,8 @@ void RunOutputs::update_file() {
 template <typename Record>
 void RunOutputs::add(const Record& record) {
   log_.write(record);
+  file_.append(record);
   is_file_up_to_date_ = false;
-  with_file([&] {
-    if (file_) file_->append(record);
-  });
 }
 
 void RunOutputs::step(const io::StepRecord& record, int64_t num_steps) {

@@ -3,12 +3,11 @@
 //
 // run.jsonl has every record when the call returns; when it cannot be written, the call throws
 // WriteError and the log ends with a whole line. run.h5 follows from time to time and can be made
-// from run.jsonl whenever it is lost: what goes wrong with it is logged, and it is made anew at the
+// from run.jsonl whenever it is lost: a failure to write it is logged, and it is tried again at the
 // next occasion.
 #pragma once
 
 #include <filesystem>
-#include <functional>
 #include <optional>
 #include <string>
 
@@ -50,14 +49,13 @@ class RunOutputs {
   template <typename Record>
   void add(const Record& record);
   void update_file();
-  void with_file(const std::function<void()>& action);
   std::string figures_text(const io::StepRecord& record) const;
   void show_progress(const io::StepRecord& record, int64_t num_steps);
 
   std::filesystem::path directory_;
   io::Figures figures_;
   io::RunLog log_;
-  std::optional<io::RunFile> file_;  // empty: to be made from run.jsonl
+  io::RunFile file_;
   bool is_file_up_to_date_ = false, is_file_in_trouble_ = false;
   int64_t log_interval_;
   bool is_terminal_;

@@ -60,7 +60,7 @@ TEST_F(FiguresTest, StandBehindTheirFieldAndComeBack) {
 TEST_F(FiguresTest, HaveAColumnOrAGroupOfTheirOwn) {
   RunFile file(scratch_ / "run.h5", figures_, {"", ""});
   file.append(step());
-  file.close();
+  file.flush();
   const testing::Reader reader(scratch_ / "run.h5");
   EXPECT_EQ(reader.column("fisher"), std::vector<double>{0.5});
   EXPECT_EQ(reader.column("last"), std::vector<double>{3});

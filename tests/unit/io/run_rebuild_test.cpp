@@ -70,7 +70,7 @@ TEST_F(RebuildTest, LogOfARunThatWasKilledAndOneThatGoesOn) {
   EXPECT_EQ(Reader(h5_).column("step").size(), 3u);
 }
 
-TEST_F(RebuildTest, MoreStepsThanAreKeptInMemory) {
+TEST_F(RebuildTest, ALongLog) {
   write_log(5000);
   EXPECT_EQ(rebuild().num_steps, 5000);
   const Reader reader(h5_);
@@ -98,7 +98,7 @@ TEST_F(RebuildTest, GoesOnWithMoreRecords) {
   EXPECT_FALSE(std::filesystem::exists(h5_));
   file.append(sample_step(3));
   file.append(sample_drift(3));
-  file.close();
+  file.flush();
   const Reader reader(h5_);
   EXPECT_EQ(reader.column("step"), (std::vector<double>{1, 2, 3}));
   EXPECT_EQ(reader.numbers("drift/step"), (std::vector<double>{2, 3}));

@@ -49,16 +49,15 @@ void write_run(const fs::path& dir) {
   log.write(testing::sample_resume(6));
   file.append(testing::sample_resume(6));
   log.write(EndRecord{"done", 6, 1.5});
-  file.close();
+  file.flush();
 }
 
 void write_bf16(const fs::path& path) {
-  const Hdf5Lock lock;
-  Hdf5File file = create_file(path);
-  const Hdf5Type type = bf16_type();
-  const std::array<int64_t, 1> shape = {4};
-  create_filled(file.get(), "w", type.get(), type.get(), shape, kBF16.data()).close("w");
-  file.close(path.string());
+  const std::vector<std::byte> bytes = file_image("bf16", [](hid_t file) {
+    const Hdf5Type type = bf16_type();
+    create_filled(file, "w", type.get(), type.get(), {{4}}, kBF16.data()).close("w");
+  });
+  PosixFile::create(path, path).write(bytes);
 }
 
 void write_mixed(const fs::path& path) {
