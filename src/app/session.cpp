@@ -1,6 +1,7 @@
 #include "app/session.h"
 
 #include <map>
+#include <tuple>
 #include <vector>
 
 #include "base/error.h"
@@ -8,10 +9,12 @@
 namespace vax::app {
 namespace {
 
-// First character of a gathered message: its exit code. An empty message is success.
-std::string encode(ExitCode code, const std::string& message) {
-  return cat(static_cast<int>(code), message);
-}
+// How one rank's part of an action went.
+struct Outcome {
+  int code = kDone;
+  std::string message;
+  static auto wire_fields(auto& self) { return std::tie(self.code, self.message); }
+};
 
 }  // namespace
 
@@ -25,19 +28,19 @@ ExitCode exit_code_of(const std::exception& error) {
 }
 
 void together(const dist::Communicator& world, const std::function<void()>& body) {
-  std::string own;
+  Outcome own;
   try {
     body();
   } catch (const std::exception& e) {
-    own = encode(exit_code_of(e), e.what());
+    own = {.code = exit_code_of(e), .message = e.what()};
   }
-  const std::vector<std::string> all = world.all_gather_text(own);
+  const std::vector<Outcome> all = world.all_gather_values(own);
   std::map<std::string, std::vector<int>> ranks_by_message;
   int code = kDone;
   for (size_t rank = 0; rank < all.size(); ++rank) {
-    if (all[rank].empty()) continue;
-    code = std::max(code, all[rank].front() - '0');
-    ranks_by_message[all[rank].substr(1)].push_back(static_cast<int>(rank));
+    if (all[rank].code == kDone) continue;
+    code = std::max(code, all[rank].code);
+    ranks_by_message[all[rank].message].push_back(static_cast<int>(rank));
   }
   if (code == kDone) return;
   std::string text;

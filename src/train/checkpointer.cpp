@@ -3,11 +3,11 @@
 #include <ATen/ATen.h>
 
 #include <chrono>
-#include <nlohmann/json.hpp>
 #include <system_error>
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/narrow.h"
 #include "base/signal_mask.h"
 #include "base/stopwatch.h"
 #include "io/checkpoint_directory.h"
@@ -18,7 +18,6 @@ namespace vax::train {
 namespace {
 
 namespace fs = std::filesystem;
-using nlohmann::json;
 
 // Runs `body` on a thread. Where none can be had, the result is a WriteError.
 template <typename Body>
@@ -62,21 +61,6 @@ io::CheckpointArray describe_array(const StateArray& array) {
           .dtype = array.shard.scalar_type() == at::kBFloat16 ? io::DType::kBF16 : io::DType::kF32,
           .slices = std::vector<io::CheckpointSlice>(
               static_cast<size_t>((part.count + part.shard_count - 1) / part.shard_count))};
-}
-
-// Why ranks have no file, of the first few: a full disk is every rank's. Empty when all have
-// theirs.
-std::string join_errors(const std::vector<std::string>& texts) {
-  constexpr int kMostShown = 3;
-  std::string errors;
-  int num_errors = 0;
-  for (size_t r = 0; r < texts.size(); ++r) {
-    const json rank = json::parse(texts[r]);
-    if (!rank.contains("error") || ++num_errors > kMostShown) continue;
-    errors += cat(errors.empty() ? "" : "; ", "rank ", r, ": ", rank["error"].get<std::string>());
-  }
-  if (num_errors > kMostShown) errors += cat("; and ", num_errors - kMostShown, " more ranks");
-  return errors;
 }
 
 int64_t bytes_of(const StateArray& array) {
@@ -214,35 +198,49 @@ void Checkpointer::advance(bool busy) {
   conclude();
 }
 
-// What the other ranks have to know of this rank's file, or why it is not there.
-std::string Checkpointer::describe_own_file() {
-  json text = json::object();
-  if (!written_.valid()) return text.dump();
+Checkpointer::OwnFile Checkpointer::describe_own_file() {
+  OwnFile own;
+  if (!written_.valid()) return own;
   try {
     const io::WrittenFile written = written_.get();
-    text["file"] = {written.file.name, written.file.num_bytes, written.file.sha256};
+    own.file = written.file;
     for (size_t i = 0; i < own_.size(); ++i)
-      text["slices"].push_back({own_[i], in_.arrays[own_[i]].slice, written.offset_bytes[i]});
+      own.slices.push_back({.array = own_[i],
+                            .index = narrow<size_t>(in_.arrays[own_[i]].slice),
+                            .offset_bytes = written.offset_bytes[i]});
   } catch (const std::exception& e) {
-    text = {{"error", e.what()}};
+    own.error = e.what();
   }
-  return text.dump();
+  return own;
+}
+
+// Why ranks have no file, of the first few: a full disk is every rank's. Empty when all have
+// theirs.
+std::string Checkpointer::join_errors(const std::vector<OwnFile>& ranks) {
+  constexpr int kMostShown = 3;
+  std::string errors;
+  int num_errors = 0;
+  for (size_t r = 0; r < ranks.size(); ++r) {
+    if (ranks[r].error.empty() || ++num_errors > kMostShown) continue;
+    errors += cat(errors.empty() ? "" : "; ", "rank ", r, ": ", ranks[r].error);
+  }
+  if (num_errors > kMostShown) errors += cat("; and ", num_errors - kMostShown, " more ranks");
+  return errors;
 }
 
 void Checkpointer::collect() {
-  const std::vector<std::string> texts = in_.world.all_gather_text(describe_own_file());
-  if (const std::string errors = join_errors(texts); !errors.empty()) return give_up(errors);
+  const std::vector<OwnFile> ranks = in_.world.all_gather_values(describe_own_file());
+  if (const std::string errors = join_errors(ranks); !errors.empty()) return give_up(errors);
   phase_ = Phase::kPublishing;
   if (in_.world.rank() != 0) return;
   // A checkpoint on the disk is never ahead of the log there.
   in_.outputs->sync();
-  published_ = run_beside([this, manifest = complete_manifest(texts)]() mutable {
+  published_ = run_beside([this, manifest = complete_manifest(ranks)]() mutable {
     return publish(std::move(manifest));
   });
 }
 
-io::CheckpointManifest Checkpointer::complete_manifest(
-    const std::vector<std::string>& texts) const {
+io::CheckpointManifest Checkpointer::complete_manifest(const std::vector<OwnFile>& ranks) const {
   io::CheckpointManifest manifest = in_.description;
   manifest.position.step = step_;
   // Arrays of one unit follow each other.
@@ -254,17 +252,14 @@ io::CheckpointManifest Checkpointer::complete_manifest(
     manifest.units.back().arrays.push_back(describe_array(array));
     places.emplace_back(manifest.units.size() - 1, manifest.units.back().arrays.size() - 1);
   }
-  for (const std::string& text : texts) {
-    const json rank = json::parse(text);
-    if (!rank.contains("file")) continue;
+  for (const OwnFile& rank : ranks) {
+    if (rank.file.name.empty()) continue;
     const auto file = static_cast<int64_t>(manifest.files.size());
-    manifest.files.push_back({.name = rank["file"][0].get<std::string>(),
-                              .num_bytes = rank["file"][1].get<int64_t>(),
-                              .sha256 = rank["file"][2].get<std::string>()});
-    for (const json& slice : rank["slices"]) {
-      const auto [unit, array] = places.at(slice[0].get<size_t>());
-      manifest.units[unit].arrays[array].slices.at(slice[1].get<size_t>()) = {
-          .file = file, .offset_bytes = slice[2].get<int64_t>()};
+    manifest.files.push_back(rank.file);
+    for (const OwnFile::Slice& slice : rank.slices) {
+      const auto [unit, array] = places.at(slice.array);
+      manifest.units[unit].arrays[array].slices.at(slice.index) = {
+          .file = file, .offset_bytes = slice.offset_bytes};
     }
   }
   return manifest;

@@ -84,6 +84,24 @@ class Checkpointer {
     std::string warning;  // what went wrong afterwards
   };
 
+  // What the other ranks have to know of one rank's file, or why it is not there.
+  struct OwnFile {
+    struct Slice {
+      size_t array, index;  // of in_.arrays, within the array
+      int64_t offset_bytes;
+      static auto wire_fields(auto& self) {
+        return std::tie(self.array, self.index, self.offset_bytes);
+      }
+    };
+    std::string error;
+    io::CheckpointFile file;  // without a name where the rank has nothing to write
+    std::vector<Slice> slices;
+    static auto wire_fields(auto& self) {
+      return std::tie(self.error, self.file.name, self.file.num_bytes, self.file.sha256,
+                      self.slices);
+    }
+  };
+
   bool writes(const StateArray& array) const;  // this rank, that one
   Agreed agree();
   void begin(int64_t step);
@@ -92,8 +110,9 @@ class Checkpointer {
   io::WrittenFile write_own_file() const;
   void advance(bool busy);
   void collect();
-  std::string describe_own_file();
-  io::CheckpointManifest complete_manifest(const std::vector<std::string>& texts) const;
+  OwnFile describe_own_file();
+  static std::string join_errors(const std::vector<OwnFile>& ranks);
+  io::CheckpointManifest complete_manifest(const std::vector<OwnFile>& ranks) const;
   Published publish(io::CheckpointManifest manifest) const;
   void conclude();
   void give_up(const std::string& reason);

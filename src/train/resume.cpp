@@ -33,17 +33,12 @@ std::string try_checkpoint(const dist::Communicator& world, const fs::path& path
 
 // Rank 0's view: others may see an older state of a network file system. COLLECTIVE.
 std::vector<fs::path> candidates(const dist::Communicator& world, const fs::path& root) {
-  std::string lines;
+  std::vector<std::string> names;
   if (world.rank() == 0)
     for (const io::CheckpointEntry& entry : io::list_checkpoints(root))
-      lines += entry.path.filename().string() + "\n";
-  lines = world.broadcast_text(std::move(lines), 0);
+      names.push_back(entry.path.filename().string());
   std::vector<fs::path> paths;
-  for (size_t begin = 0; begin < lines.size();) {
-    const size_t end = lines.find('\n', begin);
-    paths.push_back(root / lines.substr(begin, end - begin));
-    begin = end + 1;
-  }
+  for (const std::string& name : world.broadcast_value(names, 0)) paths.push_back(root / name);
   return paths;
 }
 

@@ -8,7 +8,8 @@
 // break:
 // - a rank that has started call n of a group has arrived there: what others wait for in call n is
 //   its start, whatever the call stands for;
-// - texts of groups, operations and places hold no tab and no line end (they travel in tables).
+// - texts of groups, operations and places hold no tab and no line end (a record is a line of a
+// file).
 #pragma once
 
 #include <array>

@@ -1,10 +1,11 @@
 // What one rank tells the others about its calls: for each group the last calls that it has
-// started, and in which it waits. Plain values and their form as text, which travels between the
-// watchdogs. No MPI, no clocks.
+// started, and in which it waits. Plain values that travel between the watchdogs (base/wire.h). No
+// MPI, no clocks.
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <tuple>
 #include <vector>
 
 namespace vax::dist {
@@ -14,6 +15,7 @@ struct GroupKey {
   std::string name;
   std::vector<int> members;  // ranks of the world, ascending in the group's order
   int64_t ordinal = 1;       // among the groups of this name and these members, from 1
+  static auto wire_fields(auto& self) { return std::tie(self.name, self.members, self.ordinal); }
   bool operator==(const GroupKey&) const = default;
 };
 
@@ -26,6 +28,10 @@ struct CallSummary {
   bool is_done = false;
   double waiting_s = -1;  // below zero: not waiting
   bool is_waiting() const { return waiting_s >= 0; }
+  static auto wire_fields(auto& self) {
+    return std::tie(self.sequence, self.operation, self.count, self.num_bytes, self.place,
+                    self.is_done, self.waiting_s);
+  }
   bool operator==(const CallSummary&) const = default;
 };
 
@@ -33,6 +39,9 @@ struct GroupTable {
   GroupKey key;
   int64_t started = 0, done = 0;   // highest sequence numbers
   std::vector<CallSummary> calls;  // ascending in sequence; the last one started is among them
+  static auto wire_fields(auto& self) {
+    return std::tie(self.key, self.started, self.done, self.calls);
+  }
   bool operator==(const GroupTable&) const = default;
 };
 
@@ -40,13 +49,9 @@ struct RankTable {
   int rank = 0;
   std::string place;  // now
   std::vector<GroupTable> groups;
+  static auto wire_fields(auto& self) { return std::tie(self.rank, self.place, self.groups); }
   bool operator==(const RankTable&) const = default;
 };
-
-// Lines of fields between tabs.
-std::string to_text(const RankTable& table);
-// THROWS DataError when `text` does not come from to_text().
-RankTable table_from_text(const std::string& text);
 
 // "0 2 3", "0-7".
 std::string ranks_text(const std::vector<int>& ranks);

@@ -10,6 +10,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "base/wire.h"
 #include "dist/comm/call_log.h"
 #include "dist/comm/collectives.h"
 
@@ -73,6 +74,18 @@ class Communicator {
   std::vector<std::string> all_gather_text(const std::string& text) const;
   // COLLECTIVE. `text` of `root` on every rank.
   std::string broadcast_text(std::string text, int root) const;
+  // COLLECTIVE. The same of a value that can travel (base/wire.h).
+  template <typename T>
+  std::vector<T> all_gather_values(const T& value) const {
+    std::vector<T> values;
+    for (const std::string& bytes : all_gather_text(to_wire(value)))
+      values.push_back(from_wire<T>(bytes));
+    return values;
+  }
+  template <typename T>
+  T broadcast_value(const T& value, int root) const {
+    return from_wire<T>(broadcast_text(rank() == root ? to_wire(value) : "", root));
+  }
 
  private:
   struct Process;

@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "dist/comm/call_table.h"
@@ -14,6 +15,7 @@ namespace vax::dist {
 struct RankName {
   std::string host;
   int64_t pid = 0;
+  static auto wire_fields(auto& self) { return std::tie(self.host, self.pid); }
 };
 
 // "all_gather #1234 of group frozen (33554432 bytes) at step 120, pass 1: rank 2 of 4 (host n1, pid

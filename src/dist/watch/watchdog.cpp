@@ -51,15 +51,6 @@ std::vector<int> all_ranks(size_t count) {
   return ranks;
 }
 
-std::vector<RankName> parse_names(const std::vector<std::string>& texts) {
-  std::vector<RankName> names;
-  for (const std::string& text : texts) {
-    std::istringstream in(text);
-    in >> names.emplace_back().pid >> names.back().host;
-  }
-  return names;
-}
-
 // Whatever hangs from here on: files, standard error, MPI.
 void end_in_any_case() {
   std::thread([] {
@@ -126,7 +117,7 @@ Watchdog::Watch::Watch(const Communicator& world, const WatchOptions& options)
       period_s_(period_of(options)),
       rank_(world.rank()),
       channel_(world.make_message_channel("watchdog")),
-      names_(parse_names(world.all_gather_text(cat(::getpid(), " ", host_name())))),
+      names_(world.all_gather_values(RankName{.host = host_name(), .pid = ::getpid()})),
       calls_(world.calls()),
       devices_(world.devices()),
       end_of_run_(calls_->add_group("end of the run", all_ranks(names_.size()))),
@@ -184,10 +175,10 @@ void Watchdog::Watch::look() {
 void Watchdog::Watch::handle(const MessageChannel::Message& message) {
   switch (message.kind) {
     case kQuery:
-      channel_->send(message.from, kAnswer, to_text(calls_->table()));
+      channel_->send(message.from, kAnswer, to_wire(calls_->table()));
       return follow(message.from);
     case kAnswer:
-      if (inquiry_) inquiry_->answers.at(message.from) = table_from_text(message.text);
+      if (inquiry_) inquiry_->answers.at(message.from) = from_wire<RankTable>(message.text);
       return;
     case kVerdict:
       obey(message.text, message.from);
