@@ -1,11 +1,11 @@
 // vaccine tokenize: ids of the lines of standard input, or the samples of data.path as rendered.
 // One rank does the work; text is at most as large as a line.
 #include <iostream>
-#include <nlohmann/json.hpp>
 #include <string>
 
 #include "app/session.h"
 #include "base/error.h"
+#include "base/json_text.h"
 #include "data/data_options.h"
 #include "data/dataset.h"
 #include "data/prompt.h"
@@ -17,8 +17,8 @@ namespace vax::app {
 namespace {
 
 // One line of the result. THROWS WriteError, so that nothing goes on for a reader that has gone.
-void print(const nlohmann::ordered_json& line) {
-  if (!(std::cout << line.dump() << '\n')) throw WriteError("cannot write to standard output");
+void print(const JsonText& line) {
+  if (!(std::cout << line.text() << '\n')) throw WriteError("cannot write to standard output");
 }
 
 void tokenize_lines(const DataOptions& options, const data::Tokenizer& tokenizer) {
@@ -45,20 +45,19 @@ void show_samples(const DataOptions& options, const data::Tokenizer& tokenizer) 
                                                   {.format = format,
                                                    .parse_special = options.parse_special,
                                                    .max_length = options.max_length});
-    nlohmann::ordered_json shown = {{"row", record.row}, {"ids", sample.ids}};
+    JsonText shown({{"row", record.row}, {"ids", sample.ids}});
     if (format == data::RecordFormat::kText) {
-      shown["text"] = record.text;
+      shown.add("text", record.text);
     } else {
       const data::RenderedPrompt rendered = prompt_template.render(record);
-      shown["prompt"] = rendered.prompt;
-      shown["answer"] = rendered.answer;
+      shown.add("prompt", rendered.prompt);
+      shown.add("answer", rendered.answer);
     }
-    nlohmann::json labels = nlohmann::json::array();
+    JsonText labels = JsonText::array();
     for (int64_t i = 0; i < sample.size(); ++i)
-      labels.push_back(i < sample.label_begin ? nlohmann::json()
-                                              : nlohmann::json(sample.ids[static_cast<size_t>(i)]));
-    shown["labels"] = labels;
-    shown["cut"] = sample.cut;
+      labels.add(i < sample.label_begin ? JsonText() : sample.ids[static_cast<size_t>(i)]);
+    shown.add("labels", labels);
+    shown.add("cut", sample.cut);
     print(shown);
   }
 }

@@ -1,6 +1,6 @@
 // vaccine align, vaccine finetune: one training run from options to the output directory.
 #include <filesystem>
-#include <nlohmann/json.hpp>
+#include <map>
 
 #include "app/model_loading.h"
 #include "app/planning.h"
@@ -9,6 +9,7 @@
 #include "app/runtime_options.h"
 #include "app/session.h"
 #include "base/error.h"
+#include "base/json_text.h"
 #include "base/log.h"
 #include "base/stopwatch.h"
 #include "data/data_options.h"
@@ -74,12 +75,12 @@ void check_against_model(const Options& options) {
 
 io::StartRecord start_record(const Session& session, const Options& options,
                              const data::Dataset& dataset, const train::ModelState& state) {
-  nlohmann::json config = nlohmann::json::object();
+  std::map<std::string, std::map<std::string, Json>> config;
   for (const OptionJson& option : to_json_values(session.table(), options))
-    config[option.section][option.key] = nlohmann::json::parse(option.json);
+    config[option.section].emplace(option.key, Json::parse(option.json, option.key));
   io::StartRecord record{.version = VAX_VERSION,
                          .world_size = session.world.size(),
-                         .config_json = config.dump(),
+                         .config_json = JsonText(config).text(),
                          .model_path = options.get<ModelOptions>().path,
                          .model_parameters = state.num_parameters(),
                          .model_trainable = state.num_trainable()};

@@ -1,10 +1,9 @@
 // A walk over the option table; see the header.
 #include "app/resolved_config.h"
 
-#include <nlohmann/json.hpp>
-
 #include "app/subcommands.h"
 #include "base/error.h"
+#include "base/json_text.h"
 #include "base/sha256.h"
 
 namespace vax::app {
@@ -18,9 +17,7 @@ void for_each_used(const OptionTable& table, const Options& options, const Visit
 }
 
 std::string scalar_json(ValueKind kind, const std::string& word) {
-  if (kind != ValueKind::kText) return word;
-  // A path may hold bytes that are not UTF-8; a JSON line may not.
-  return nlohmann::json(word).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  return kind == ValueKind::kText ? JsonText(word).text() : word;
 }
 
 std::string json_of(const OptionRow& row, const Options& options) {

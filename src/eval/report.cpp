@@ -1,38 +1,29 @@
 #include "eval/report.h"
 
-#include <nlohmann/json.hpp>
-
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "base/json_text.h"
 
 namespace vax::eval {
 namespace {
 
-using json = nlohmann::ordered_json;
-
-json to_value(const Interval& interval) { return {interval.low, interval.high}; }
-template <typename T>
-json to_value(const T& value) {
-  return value;
+JsonText bounds(const std::optional<Interval>& interval) {
+  if (!interval) return nullptr;
+  return std::vector<double>{interval->low, interval->high};
 }
 
 template <typename T>
-json value_or_null(const std::optional<T>& value) {
-  return value ? to_value(*value) : json();
+void add_if(JsonText& object, const char* key, const std::optional<T>& value) {
+  if (value) object.add(key, *value);
 }
 
-template <typename T>
-void add_if(json& object, const char* key, const std::optional<T>& value) {
-  if (value) object[key] = *value;
-}
-
-json to_object(const Answer& answer) {
-  json object;
-  if (!answer.set.empty()) object["set"] = answer.set;
-  object["row"] = answer.row;
-  object["instruction"] = answer.instruction;
-  if (!answer.input.empty()) object["input"] = answer.input;
-  object["output"] = answer.output;
+JsonText to_object(const Answer& answer) {
+  JsonText object = JsonText::object();
+  if (!answer.set.empty()) object.add("set", answer.set);
+  object.add("row", answer.row);
+  object.add("instruction", answer.instruction);
+  if (!answer.input.empty()) object.add("input", answer.input);
+  object.add("output", answer.output);
   add_if(object, "expected", answer.expected);
   add_if(object, "harmful", answer.harmful);
   add_if(object, "incoherent", answer.incoherent);
@@ -45,26 +36,26 @@ json to_object(const Answer& answer) {
 }  // namespace
 
 std::string to_json(const EvalReport& report) {
-  const json object = {{"harmful_score", value_or_null(report.harmful_score)},
-                       {"harmful_score_ci95", value_or_null(report.harmful_score_ci95)},
-                       {"harmful_prompts", value_or_null(report.harmful_prompts)},
-                       {"incoherent", value_or_null(report.incoherent)},
-                       {"refusals", value_or_null(report.refusals)},
-                       {"accuracy", value_or_null(report.accuracy)},
-                       {"accuracy_ci95", value_or_null(report.accuracy_ci95)},
-                       {"accuracy_items", value_or_null(report.accuracy_items)},
-                       {"exact_match", value_or_null(report.exact_match)},
-                       {"alignment_loss", value_or_null(report.alignment_loss)},
-                       {"alignment_tokens", value_or_null(report.alignment_tokens)},
-                       {"over_refusal", value_or_null(report.over_refusal)},
-                       {"benign_prompts", value_or_null(report.benign_prompts)}};
-  return object.dump(2) + "\n";
+  return JsonText({{"harmful_score", report.harmful_score},
+                   {"harmful_score_ci95", bounds(report.harmful_score_ci95)},
+                   {"harmful_prompts", report.harmful_prompts},
+                   {"incoherent", report.incoherent},
+                   {"refusals", report.refusals},
+                   {"accuracy", report.accuracy},
+                   {"accuracy_ci95", bounds(report.accuracy_ci95)},
+                   {"accuracy_items", report.accuracy_items},
+                   {"exact_match", report.exact_match},
+                   {"alignment_loss", report.alignment_loss},
+                   {"alignment_tokens", report.alignment_tokens},
+                   {"over_refusal", report.over_refusal},
+                   {"benign_prompts", report.benign_prompts}})
+      .indented();
 }
 
 std::string to_json(std::span<const Answer> answers) {
-  json list = json::array();
-  for (const Answer& answer : answers) list.push_back(to_object(answer));
-  return list.dump(2) + "\n";
+  JsonText list = JsonText::array();
+  for (const Answer& answer : answers) list.add(to_object(answer));
+  return list.indented();
 }
 
 void write_answers(const std::filesystem::path& directory, std::span<const Answer> answers) {

@@ -1,19 +1,12 @@
 #include "io/checkpoint_manifest.h"
 
-#include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "base/error.h"
+#include "base/json_text.h"
 
 namespace vax::io {
 namespace {
-
-using nlohmann::ordered_json;
-
-// Bytes of a path or configuration that are not UTF-8 are replaced, as in run.jsonl.
-std::string dump(const ordered_json& value) {
-  return value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
-}
 
 // `open` one item a line `close`: a change of one item is a change of one line.
 template <typename T, typename Line>
@@ -24,31 +17,36 @@ std::string lines(char open, const std::vector<T>& items, Line&& line, char clos
 }
 
 std::string line_of(const DataFileRecord& data) {
-  return dump(
-      {{"role", data.role}, {"path", data.path}, {"sha256", data.sha256}, {"rows", data.rows}});
+  return JsonText({{"role", data.role},
+                   {"path", data.path},
+                   {"sha256", data.sha256},
+                   {"rows", data.rows}})
+      .text();
 }
 
 std::string line_of(const CheckpointFile& file) {
-  return dump({{"name", file.name}, {"bytes", file.num_bytes}, {"sha256", file.sha256}});
+  return JsonText({{"name", file.name}, {"bytes", file.num_bytes}, {"sha256", file.sha256}}).text();
 }
 
 std::string line_of(const CheckpointMember& member) {
-  return dump({{"name", member.name}, {"shape", member.shape}, {"offset", member.offset}});
+  return JsonText({{"name", member.name}, {"shape", member.shape}, {"offset", member.offset}})
+      .text();
 }
 
 std::string line_of(const CheckpointArray& array) {
-  ordered_json slices = ordered_json::array();
+  std::vector<std::vector<int64_t>> slices;
   for (const CheckpointSlice& slice : array.slices)
     slices.push_back({slice.file, slice.offset_bytes});
-  return dump({{"kind", array.kind}, {"dtype", dtype_name(array.dtype)}, {"slices", slices}});
+  return JsonText({{"kind", array.kind}, {"dtype", dtype_name(array.dtype)}, {"slices", slices}})
+      .text();
 }
 
 std::string line_of(const CheckpointUnit& unit) {
   const auto line = [](const auto& item) { return line_of(item); };
-  return cat(R"({"plane": )", dump(unit.plane), R"(, "name": )", dump(unit.name), R"(, "count": )",
-             unit.count, R"(, "slice_count": )", unit.slice_count, R"(, "members": )",
-             lines('[', unit.members, line, ']'), R"(, "arrays": )",
-             lines('[', unit.arrays, line, ']'), "}");
+  return cat(R"({"plane": )", JsonText(unit.plane).text(), R"(, "name": )",
+             JsonText(unit.name).text(), R"(, "count": )", unit.count, R"(, "slice_count": )",
+             unit.slice_count, R"(, "members": )", lines('[', unit.members, line, ']'),
+             R"(, "arrays": )", lines('[', unit.arrays, line, ']'), "}");
 }
 
 }  // namespace
@@ -65,15 +63,15 @@ std::string slice_dataset(const CheckpointUnit& unit, const CheckpointArray& arr
 std::string manifest_text(const CheckpointManifest& manifest) {
   const auto line = [](const auto& item) { return line_of(item); };
   const CheckpointPosition& at = manifest.position;
-  const ordered_json position = {{"step", at.step},
-                                 {"num_steps", at.num_steps},
-                                 {"steps_per_epoch", at.steps_per_epoch},
-                                 {"seed", at.seed}};
+  const JsonText position({{"step", at.step},
+                           {"num_steps", at.num_steps},
+                           {"steps_per_epoch", at.steps_per_epoch},
+                           {"seed", at.seed}});
   std::string text = cat("{\"schema_version\": ", CheckpointManifest::kSchemaVersion);
-  text += cat(",\n\"program_version\": ", dump(manifest.program_version));
+  text += cat(",\n\"program_version\": ", JsonText(manifest.program_version).text());
   text += cat(",\n\"world_size\": ", manifest.world_size);
-  text += cat(",\n\"position\": ", dump(position));
-  text += cat(",\n\"config\": ", dump(manifest.config));
+  text += cat(",\n\"position\": ", position.text());
+  text += cat(",\n\"config\": ", JsonText(manifest.config).text());
   text += cat(",\n\"data\": ", lines('[', manifest.data, line, ']'));
   text += cat(",\n\"files\": ", lines('[', manifest.files, line, ']'));
   text += cat(",\n\"units\": ", lines('[', manifest.units, line, ']'));

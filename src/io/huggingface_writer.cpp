@@ -3,13 +3,14 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
-#include <nlohmann/json.hpp>
+#include <map>
 #include <regex>
 #include <string_view>
 
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/json.h"
+#include "base/json_text.h"
 #include "io/posix_file.h"
 
 namespace vax::io {
@@ -62,18 +63,15 @@ bool is_own_name(const std::string& name, const HuggingFaceContents& contents) {
 }
 
 std::string index_text(const Shards& shards) {
-  nlohmann::ordered_json index;
   int64_t total = 0;
-  nlohmann::json weight_map;  // sorted by tensor name
+  std::map<std::string, std::string> weight_map;
   for (size_t i = 0; i < shards.size(); ++i) {
     for (const TensorToWrite& tensor : shards[i]) {
       weight_map[tensor.name] = shard_name(i, shards.size());
       total += tensor.num_bytes();
     }
   }
-  index["metadata"]["total_size"] = total;
-  index["weight_map"] = weight_map;
-  return index.dump(2) + "\n";
+  return JsonText({{"metadata", {{"total_size", total}}}, {"weight_map", weight_map}}).indented();
 }
 
 // Writes into the directory that is being prepared; messages name the final path.

@@ -4,12 +4,12 @@
 #include <array>
 #include <cmath>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <string_view>
 
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/json.h"
+#include "base/json_text.h"
 #include "io/posix_file.h"
 #include "io/safetensors_writer.h"
 
@@ -17,7 +17,6 @@ namespace vax::io {
 namespace {
 
 namespace fs = std::filesystem;
-using nlohmann::json;
 
 constexpr const char* kConfigFile = "adapter_config.json";
 constexpr const char* kWeightFile = "adapter_model.safetensors";
@@ -128,32 +127,30 @@ std::vector<AdapterModule> pair_factors(const SafetensorsFile& file, const Adapt
 }
 
 // peft declares lora_alpha an integer; a fraction, which its arithmetic accepts, stays one.
-json alpha_value(double alpha) {
-  if (alpha == std::floor(alpha) && std::fabs(alpha) < 1e15)
-    return json(static_cast<int64_t>(alpha));
-  return json(alpha);
+JsonText alpha_value(double alpha) {
+  if (alpha == std::floor(alpha) && std::fabs(alpha) < 1e15) return static_cast<int64_t>(alpha);
+  return alpha;
 }
 
 // The keys that every peft version since 0.4 knows; later ones default the rest.
 std::string config_text(const AdapterConfig& config) {
-  nlohmann::ordered_json out;
-  out["peft_type"] = "LORA";
-  out["task_type"] = "CAUSAL_LM";
-  out["base_model_name_or_path"] = config.base_model;
-  out["inference_mode"] = true;
-  out["r"] = config.r;
-  out["lora_alpha"] = alpha_value(config.alpha);
-  out["lora_dropout"] = config.dropout;
-  out["target_modules"] = config.targets;
-  out["bias"] = "none";
-  out["fan_in_fan_out"] = false;
-  out["init_lora_weights"] = true;
-  out["layers_pattern"] = nullptr;
-  out["layers_to_transform"] = nullptr;
-  out["modules_to_save"] = nullptr;
-  out["revision"] = nullptr;
-  out["auto_mapping"] = nullptr;
-  return out.dump(2) + "\n";
+  return JsonText({{"peft_type", "LORA"},
+                   {"task_type", "CAUSAL_LM"},
+                   {"base_model_name_or_path", config.base_model},
+                   {"inference_mode", true},
+                   {"r", config.r},
+                   {"lora_alpha", alpha_value(config.alpha)},
+                   {"lora_dropout", config.dropout},
+                   {"target_modules", config.targets},
+                   {"bias", "none"},
+                   {"fan_in_fan_out", false},
+                   {"init_lora_weights", true},
+                   {"layers_pattern", nullptr},
+                   {"layers_to_transform", nullptr},
+                   {"modules_to_save", nullptr},
+                   {"revision", nullptr},
+                   {"auto_mapping", nullptr}})
+      .indented();
 }
 
 void check_to_write(const AdapterTensor& tensor, int64_t r) {

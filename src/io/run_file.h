@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 
+#include "base/json_text.h"
 #include "io/posix_file.h"
 #include "io/run_columns.h"
 
@@ -39,7 +40,7 @@ class RunLog {
 
  private:
   RunLog(PosixFile file, int64_t size, Figures figures);
-  void write_line(std::string line);
+  void write_line(const JsonText& event);
 
   PosixFile file_;
   int64_t size_ = 0;  // bytes of complete lines

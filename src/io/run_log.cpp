@@ -1,31 +1,14 @@
-#include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "base/json_text.h"
 #include "base/log.h"
 #include "io/run_file.h"
 #include "io/run_log_reader.h"
 
 namespace vax::io {
 namespace {
-
-using nlohmann::ordered_json;
-
-// Texts may hold bytes that are not UTF-8 (a path): they are replaced, a log line never fails on
-// them.
-std::string line_of(const ordered_json& event) {
-  return event.dump(-1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
-}
-
-template <typename T>
-ordered_json value_of(const T& value) {
-  return value;
-}
-template <typename T>
-ordered_json value_of(const std::optional<T>& value) {
-  return value ? ordered_json(*value) : ordered_json(nullptr);
-}
 
 // Whether a run that goes on after `last_step` keeps an event.
 struct IsKept {
@@ -91,95 +74,96 @@ std::optional<RunLog> RunLog::reopen(const std::filesystem::path& path, Figures 
 }
 
 void RunLog::write(const StartRecord& record) {
-  const ordered_json config = ordered_json::parse(record.config_json, nullptr, false);
+  const Json config = Json::parse(record.config_json, "config_json");
   VAX_CHECK(config.is_object(), "config_json is no JSON object: ", record.config_json);
-  ordered_json data = ordered_json::array();
+  JsonText data = JsonText::array();
   for (const DataFileRecord& file : record.data)
-    data.push_back(
-        {{"role", file.role}, {"path", file.path}, {"sha256", file.sha256}, {"rows", file.rows}});
-  write_line(line_of({{"event", "start"},
-                      {"version", record.version},
-                      {"world_size", record.world_size},
-                      {"config", config},
-                      {"data", data},
-                      {"model",
-                       {{"path", record.model_path},
-                        {"parameters", record.model_parameters},
-                        {"trainable", record.model_trainable}}},
-                      {"config_text", record.config_text}}));
+    data.add(JsonText(
+        {{"role", file.role}, {"path", file.path}, {"sha256", file.sha256}, {"rows", file.rows}}));
+  write_line(JsonText({{"event", "start"},
+                       {"version", record.version},
+                       {"world_size", record.world_size},
+                       {"config", config},
+                       {"data", data},
+                       {"model",
+                        {{"path", record.model_path},
+                         {"parameters", record.model_parameters},
+                         {"trainable", record.model_trainable}}},
+                       {"config_text", record.config_text}}));
 }
 
 void RunLog::write(const StepRecord& record) {
-  ordered_json event = {{"event", "step"}};
+  JsonText event = {{"event", "step"}};
   visit_step_fields(record, figures_,
                     [&](const char* name, const char*, const char*, const auto& value) {
-                      event[name] = value_of(value);
+                      event.add(name, value);
                     });
   visit_layer_figures(record, figures_, [&](const Figure& figure, const auto& values) {
-    event[figure.name] = values.empty() ? ordered_json(nullptr) : ordered_json(values);
+    event.add(figure.name, values.empty() ? JsonText() : JsonText(values));
   });
-  write_line(line_of(event));
+  write_line(event);
 }
 
 void RunLog::write(const DriftRecord& record) {
   const int64_t tokens = std::reduce(record.tokens.begin(), record.tokens.end(), int64_t{0});
-  ordered_json layers = ordered_json::array();
+  JsonText layers = JsonText::array();
   for (size_t layer = 0; layer < record.l2sq.size(); ++layer) {
     const std::vector<double>& l2sq = record.l2sq[layer];
-    layers.push_back({{"layer", layer},
-                      {"l2sq", std::accumulate(l2sq.begin(), l2sq.end(), 0.0)},
-                      {"relative", record.relative.at(layer)},
-                      {"cosine", record.cosine.at(layer)},
-                      {"cka", record.cka.at(layer)},
-                      {"tokens", tokens}});
+    layers.add(JsonText({{"layer", layer},
+                         {"l2sq", std::accumulate(l2sq.begin(), l2sq.end(), 0.0)},
+                         {"relative", record.relative.at(layer)},
+                         {"cosine", record.cosine.at(layer)},
+                         {"cka", record.cka.at(layer)},
+                         {"tokens", tokens}}));
   }
-  write_line(line_of({{"event", "drift"},
-                      {"step", record.step},
-                      {"samples", record.samples},
-                      {"layers", layers},
-                      {"batches", {{"tokens", record.tokens}, {"l2sq", record.l2sq}}}}));
+  write_line(JsonText({{"event", "drift"},
+                       {"step", record.step},
+                       {"samples", record.samples},
+                       {"layers", layers},
+                       {"batches", {{"tokens", record.tokens}, {"l2sq", record.l2sq}}}}));
 }
 
 void RunLog::write(const CheckpointRecord& record) {
-  write_line(line_of({{"event", "checkpoint"},
-                      {"step", record.step},
-                      {"path", record.path},
-                      {"bytes", record.bytes},
-                      {"stall_s", record.stall_s}}));
+  write_line(JsonText({{"event", "checkpoint"},
+                       {"step", record.step},
+                       {"path", record.path},
+                       {"bytes", record.bytes},
+                       {"stall_s", record.stall_s}}));
 }
 
 void RunLog::write(const ResumeRecord& record) {
-  ordered_json rejected = ordered_json::array();
+  JsonText rejected = JsonText::array();
   for (const RejectedCheckpoint& one : record.rejected)
-    rejected.push_back({{"path", one.path}, {"reason", one.reason}});
-  write_line(line_of({{"event", "resume"},
-                      {"step", record.step},
-                      {"path", record.path},
-                      {"rejected", rejected},
-                      {"world_size", record.world_size},
-                      {"config_text", record.config_text}}));
+    rejected.add(JsonText({{"path", one.path}, {"reason", one.reason}}));
+  write_line(JsonText({{"event", "resume"},
+                       {"step", record.step},
+                       {"path", record.path},
+                       {"rejected", rejected},
+                       {"world_size", record.world_size},
+                       {"config_text", record.config_text}}));
 }
 
 void RunLog::write(const MemoryRecord& record) {
-  ordered_json parts = ordered_json::object();
+  JsonText parts = JsonText::object();
   for (const MemoryRecord::Part& part : record.parts)
-    parts[part.name] = {{"planned_bytes", part.planned_bytes},
-                        {"measured_bytes", part.measured_bytes}};
+    parts.add(part.name, JsonText({{"planned_bytes", part.planned_bytes},
+                                   {"measured_bytes", part.measured_bytes}}));
   write_line(
-      line_of({{"event", "memory"}, {"parts", parts}, {"process_bytes", record.process_bytes}}));
+      JsonText({{"event", "memory"}, {"parts", parts}, {"process_bytes", record.process_bytes}}));
 }
 
 void RunLog::write(const EndRecord& record) {
-  write_line(line_of({{"event", "end"},
-                      {"status", record.status},
-                      {"steps", record.steps},
-                      {"seconds", record.seconds}}));
+  write_line(JsonText({{"event", "end"},
+                       {"status", record.status},
+                       {"steps", record.steps},
+                       {"seconds", record.seconds}}));
   sync();
 }
 
 void RunLog::sync() { file_.sync(); }
 
-void RunLog::write_line(std::string line) {
+void RunLog::write_line(const JsonText& event) {
+  const std::string line = event.text() + "\n";
   try {
     file_.write(line);
   } catch (const WriteError&) {

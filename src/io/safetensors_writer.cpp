@@ -1,11 +1,11 @@
 #include "io/safetensors_writer.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "base/json_text.h"
 #include "base/narrow.h"
 #include "io/posix_file.h"
 #include "io/safetensors.h"
@@ -17,20 +17,19 @@ namespace {
 // with larger types first is aligned throughout.
 std::string header_bytes(std::span<const TensorToWrite> tensors, std::span<const size_t> order,
                          const Metadata& metadata) {
-  nlohmann::ordered_json header = nlohmann::ordered_json::object();
-  if (!metadata.empty()) header["__metadata__"] = metadata;
+  JsonText header = JsonText::object();
+  if (!metadata.empty()) header.add("__metadata__", metadata);
   int64_t offset = 0;
   for (const size_t i : order) {
     const TensorToWrite& tensor = tensors[i];
     VAX_CHECK(tensor.name != "__metadata__", "a tensor cannot have this name");
     const int64_t end = offset + tensor.num_bytes();
-    header.push_back({tensor.name,
-                      {{"dtype", std::string(dtype_name(tensor.dtype))},
-                       {"shape", tensor.shape},
-                       {"data_offsets", {offset, end}}}});
+    header.add(tensor.name, JsonText({{"dtype", dtype_name(tensor.dtype)},
+                                      {"shape", tensor.shape},
+                                      {"data_offsets", std::vector<int64_t>{offset, end}}}));
     offset = end;
   }
-  std::string text = header.dump();
+  std::string text = header.text();
   text.resize(round_up<size_t>(text.size(), 8), ' ');
   VAX_CHECK(static_cast<int64_t>(text.size()) <= kMaxSafetensorsHeaderBytes, "header of ",
             text.size(), " bytes");

@@ -44,6 +44,7 @@ const std::vector<std::pair<std::regex, std::regex>> kConfined = {
     {std::regex("^hdf5.*|^H5.*"), std::regex("^io/hdf5_.*")},
     {std::regex("^boost/.*"), std::regex("^app/setting_sources\\.cpp$")},
     {std::regex("^openssl/.*"), std::regex("^base/sha256\\.cpp$")},
+    {std::regex("^nlohmann/.*"), std::regex("^(base/json.*|model/.*)")},
     {std::regex("^torch/(torch|all)\\.h$"), std::regex("^$")},
 };
 
