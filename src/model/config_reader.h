@@ -1,17 +1,17 @@
-// Typed access to one JSON object of a configuration file; every failure names file and key.
+// Typed access to one object of a config.json; every failure names file and key.
 #pragma once
 
 #include <cstdint>
-#include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <utility>
+
+#include "base/json.h"
 
 namespace vax::model {
 
 class ConfigReader {
  public:
-  // Borrows the object.
-  ConfigReader(const nlohmann::json& object, std::string path)
-      : object_(object), path_(std::move(path)) {}
+  explicit ConfigReader(Json object) : object_(std::move(object)) {}
 
   // THROWS DataError: what was expected of the key, and what was found. So do the readers below.
   [[noreturn]] void fail(const std::string& key, const std::string& expected) const;
@@ -24,11 +24,12 @@ class ConfigReader {
   std::string text_or(const std::string& key, const std::string& fallback) const;
   // The object under `key`, an empty one when absent.
   ConfigReader nested(const std::string& key) const;
-  const std::string& path() const { return path_; }
+  const std::string& path() const { return object_.where(); }
 
  private:
-  const nlohmann::json& object_;
-  std::string path_;
+  Json at(const std::string& key) const;
+
+  Json object_;
 };
 
 }  // namespace vax::model

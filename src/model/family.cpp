@@ -1,7 +1,6 @@
 #include "model/family.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 
 #include "base/atomic_file.h"
 #include "base/error.h"
@@ -33,14 +32,9 @@ const Family& Families::find(std::string_view model_type) const {
 }
 
 Spec Families::parse(const std::string& json_text, const std::string& path) const {
-  nlohmann::json object;
-  try {
-    object = nlohmann::json::parse(json_text);
-  } catch (const nlohmann::json::exception& e) {
-    throw DataError(cat(path, ": not valid JSON: ", e.what()));
-  }
+  const Json object = Json::parse(json_text, path);
   if (!object.is_object()) throw DataError(cat(path, ": expected a JSON object"));
-  const ConfigReader config(object, path);
+  const ConfigReader config(object);
   const Family* const family = look_up(config.text_or("model_type", ""));
   if (family == nullptr) config.fail("model_type", known());
   return family->read(config);

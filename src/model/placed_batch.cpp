@@ -90,6 +90,16 @@ void check_batch(const PackedBatch& batch, const Spec& spec) {
   for (const int64_t target : batch.targets) check_range("target", target, spec.vocab_size);
 }
 
+at::Tensor borrowed(std::span<const int64_t> values, at::Device device) {
+  return at::from_blob(const_cast<int64_t*>(values.data()), {std::ssize(values)},
+                       at::TensorOptions(at::kLong).device(device));
+}
+
+at::Tensor borrowed(std::span<const int32_t> values, at::Device device) {
+  return at::from_blob(const_cast<int32_t*>(values.data()), {std::ssize(values)},
+                       at::TensorOptions(at::kInt).device(device));
+}
+
 BatchExtent extent_of(const PackedBatch& batch) {
   BatchExtent extent{.num_tokens = batch.num_tokens(),
                      .num_sequences = batch.num_sequences(),

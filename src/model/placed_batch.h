@@ -18,6 +18,10 @@ namespace vax::model {
 // an id, a position, a label position or a target that the model does not have.
 void check_batch(const PackedBatch& batch, const Spec& spec);
 
+// A tensor over borrowed memory of `device`.
+at::Tensor borrowed(std::span<const int64_t> values, at::Device device);
+at::Tensor borrowed(std::span<const int32_t> values, at::Device device);
+
 // How much room a batch takes, at least.
 struct BatchExtent {
   int64_t num_tokens = 0, num_sequences = 0, num_labels = 0;

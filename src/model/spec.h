@@ -24,11 +24,17 @@ struct RotaryScaling {
   int64_t original_max_positions = 8192;
 };
 
+// RMS norms have a weight, layer norms a weight and a bias.
+enum class NormKind { kRms, kLayer };
+
+// kSwiglu: down(silu(gate(x)) * up(x)); the others: down(activation(up(x))), without a gate.
+enum class MlpKind { kSwiglu, kRelu, kGelu };
+
 // Which linear layers of a block add a bias.
 struct Biases {
   bool qkv = false;
   bool attention_out = false;
-  bool up = false;  // of the gate too
+  bool up = false;  // and the gate, where there is one
   bool down = false;
 };
 
@@ -37,8 +43,9 @@ struct Biases {
 struct ModuleNames {
   std::string embedding;
   std::string blocks;
-  std::string attention_norm, mlp_norm;              // in a block
-  std::array<std::string, kNumProjections> linears;  // in a block; by Projection
+  std::string attention_norm, mlp_norm;  // in a block
+  // In a block, by Projection; empty: the block has no such layer.
+  std::array<std::string, kNumProjections> linears;
   std::string final_norm, head;
   // Tensors that a file may hold besides; a "*" in front stands for any beginning.
   std::vector<std::string> ignored;
@@ -53,13 +60,17 @@ struct Spec {
   int64_t num_kv_heads = 0;       // KV, divides H
   int64_t head_dim = 0;           // K, even
   int64_t max_positions = 2048;
+  NormKind norm = NormKind::kRms;
   double norm_eps = 1e-6;
+  MlpKind mlp = MlpKind::kSwiglu;
   double rope_theta = 10000;
   RotaryScaling rope_scaling;
   bool tied_head = false;  // the head's matrix is the embedding's
   Biases biases;
   std::string family;  // as messages call it
   ModuleNames names;
+
+  bool has_gate() const { return mlp == MlpKind::kSwiglu; }
 };
 
 }  // namespace vax::model

@@ -19,20 +19,23 @@ enum Projection : int { kQ, kK, kV, kO, kGate, kUp, kDown, kNumProjections };
 // What a tensor is for. Matrices are [out, in] as in the checkpoint. Fused ones hold the rows of
 // their members one after another.
 enum Role : int {
-  kEmbedding,    // [V, D]
-  kInputNorm,    // [D]
-  kQkv,          // [(H + 2 KV) K, D]
-  kQkvBias,      // [(H + 2 KV) K]
-  kAttnOut,      // [D, H K]
-  kAttnOutBias,  // [D]
-  kPostNorm,     // [D]
-  kGateUp,       // [2F, D]
-  kGateUpBias,   // [2F]
-  kMlpDown,      // [D, F]
-  kMlpDownBias,  // [D]
-  kFinalNorm,    // [D]
-  kHead,         // [V, D]
-  kLoraFirst,    // A [R, in] of projection p at kLoraFirst + 2p, B [out, R] at kLoraFirst + 2p + 1
+  kEmbedding,      // [V, D]
+  kInputNorm,      // [D]
+  kInputNormBias,  // [D]
+  kQkv,            // [(H + 2 KV) K, D]
+  kQkvBias,        // [(H + 2 KV) K]
+  kAttnOut,        // [D, H K]
+  kAttnOutBias,    // [D]
+  kPostNorm,       // [D]
+  kPostNormBias,   // [D]
+  kGateUp,         // [2F, D]; [F, D] without a gate
+  kGateUpBias,     // [2F]; [F]
+  kMlpDown,        // [D, F]
+  kMlpDownBias,    // [D]
+  kFinalNorm,      // [D]
+  kFinalNormBias,  // [D]
+  kHead,           // [V, D]
+  kLoraFirst,  // A [R, in] of projection p at kLoraFirst + 2p, B [out, R] at kLoraFirst + 2p + 1
   kNumRoles = kLoraFirst + 2 * kNumProjections,
 };
 

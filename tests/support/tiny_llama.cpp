@@ -40,6 +40,19 @@ class LonelyBackend final : public dist::Backend {
   const int rank_, size_;
 };
 
+void write_adapter(const std::filesystem::path& directory, const model::Spec& config,
+                   const model::LoraSpec& lora, const NamedTensors& tensors) {
+  std::vector<io::AdapterTensor> to_write;
+  for (const auto& [name, tensor] : tensors)
+    to_write.push_back(
+        {.name = name,
+         .shape = tensor.sizes().vec(),
+         .data = {tensor.const_data_ptr<float>(), static_cast<size_t>(tensor.numel())}});
+  io::write_adapter(
+      directory, {.r = lora.r, .alpha = lora.alpha, .targets = model::target_names(config, lora)},
+      to_write);
+}
+
 }  // namespace
 
 model::Spec tiny_config(bool tied) {
@@ -66,26 +79,32 @@ NamedTensors tiny_tensors(const FlatLayout& layout, uint64_t seed) {
   for (const FlatUnit& unit : layout)
     for (const FlatGroup& group : unit.groups)
       for (const FlatMember& member : group.members) {
-        const bool is_norm = member.name.find("norm") != std::string::npos;
+        const bool is_norm =
+            member.name.find("norm") != std::string::npos && member.name.ends_with(".weight");
         const at::Tensor values = normal_values(member, seed);
         tensors[member.name] = is_norm ? 1 + 0.1 * values : 0.2 * values;
       }
   return tensors;
 }
 
-void write_tiny_model(const std::filesystem::path& directory, const model::Spec& config,
-                      const NamedTensors& tensors) {
+void write_model(const std::filesystem::path& directory, const std::string& config_json,
+                 const NamedTensors& tensors) {
   std::vector<io::TensorToWrite> to_write;
   for (const auto& [name, tensor] : tensors) {
     const bool is_integer = tensor.scalar_type() == at::kLong;
     to_write.push_back(io::tensor_in_memory(name, is_integer ? io::DType::kI64 : io::DType::kF32,
                                             tensor.sizes().vec(), tensor.const_data_ptr()));
   }
-  io::write_huggingface_directory(
+  io::write_huggingface_directory(directory, {.config_json = config_json, .tensors = to_write});
+}
+
+void write_tiny_model(const std::filesystem::path& directory, const model::Spec& config,
+                      const NamedTensors& tensors) {
+  write_model(
       directory,
-      {.config_json = model::llama_family().write(
-           config, {.torch_dtype = "float32", .bos_id = 1, .eos_id = 2, .initializer_range = 0.02}),
-       .tensors = to_write});
+      model::llama_family().write(
+          config, {.torch_dtype = "float32", .bos_id = 1, .eos_id = 2, .initializer_range = 0.02}),
+      tensors);
 }
 
 void write_tiny_model(const std::filesystem::path& directory, const model::Spec& config,
@@ -95,21 +114,12 @@ void write_tiny_model(const std::filesystem::path& directory, const model::Spec&
 
 void write_tiny_adapter(const std::filesystem::path& directory, const model::LoraSpec& spec,
                         const NamedTensors& tensors) {
-  std::vector<io::AdapterTensor> to_write;
-  for (const auto& [name, tensor] : tensors)
-    to_write.push_back(
-        {.name = name,
-         .shape = tensor.sizes().vec(),
-         .data = {tensor.const_data_ptr<float>(), static_cast<size_t>(tensor.numel())}});
-  io::write_adapter(
-      directory,
-      {.r = spec.r, .alpha = spec.alpha, .targets = model::target_names(tiny_config(), spec)},
-      to_write);
+  write_adapter(directory, tiny_config(), spec, tensors);
 }
 
 void write_tiny_adapter(const std::filesystem::path& directory, const model::Spec& config,
                         const model::LoraSpec& spec, uint64_t seed) {
-  write_tiny_adapter(directory, spec, tiny_tensors(model::lora_layout(config, spec), seed));
+  write_adapter(directory, config, spec, tiny_tensors(model::lora_layout(config, spec), seed));
 }
 
 data::Dataset tiny_dataset(const model::Spec& config, int64_t num_rows) {

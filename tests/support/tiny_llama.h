@@ -33,10 +33,13 @@ model::Spec tiny_config(bool tied = false);
 // Four of the seven linear layers, r 3, alpha 4: a scale that is no power of two.
 model::LoraSpec tiny_lora();
 
-// Norm weights 1 + 0.1 N(0, 1), everything else 0.2 N(0, 1).
+// Weights of norms 1 + 0.1 N(0, 1), everything else 0.2 N(0, 1).
 NamedTensors tiny_tensors(const FlatLayout& layout, uint64_t seed);
 
-// A model directory with these tensors, or with those of base_layout(config).
+// A model directory of any family.
+void write_model(const std::filesystem::path& directory, const std::string& config_json,
+                 const NamedTensors& tensors);
+// A tiny Llama with these tensors, or with those of base_layout(config).
 void write_tiny_model(const std::filesystem::path& directory, const model::Spec& config,
                       const NamedTensors& tensors);
 void write_tiny_model(const std::filesystem::path& directory, const model::Spec& config,

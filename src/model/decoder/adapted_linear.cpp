@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "ops/linear.h"
 #include "ops/lora.h"
 
@@ -10,9 +12,8 @@ namespace vax::model {
 namespace {
 
 // y undefined: only u.
-void run_branches(const AdaptedLinear& layer, const UnitTensors& weights,
-                  const BlockContext& context, const at::Tensor& x_TI, const at::Tensor& y_TO,
-                  std::span<at::Tensor> u) {
+void run_branches(const LinearLayer& layer, const UnitTensors& weights, const BlockContext& context,
+                  const at::Tensor& x_TI, const at::Tensor& y_TO, std::span<at::Tensor> u) {
   for (size_t i = 0; i < layer.branches.size(); ++i) {
     const Branch& branch = layer.branches[i];
     const at::Tensor& a_RI = weights[lora_a_role(branch.projection)];
@@ -28,7 +29,7 @@ void run_branches(const AdaptedLinear& layer, const UnitTensors& weights,
 
 int unit_of(const BlockContext& context) { return context.layer + 1; }
 
-void forward_product(const AdaptedLinear& layer, const UnitTensors& weights,
+void forward_product(const LinearLayer& layer, const UnitTensors& weights,
                      const BlockContext& context, const at::Tensor& x_TI, at::Tensor& y_TO) {
   const at::Tensor& w_OI = weights[layer.weight];
   if (context.fp8 == nullptr) return ops::linear_forward(x_TI, w_OI, weights[layer.bias], y_TO);
@@ -36,7 +37,7 @@ void forward_product(const AdaptedLinear& layer, const UnitTensors& weights,
                           weights[layer.bias], y_TO);
 }
 
-void backward_product(const AdaptedLinear& layer, const UnitTensors& weights,
+void backward_product(const LinearLayer& layer, const UnitTensors& weights,
                       const BlockContext& context, const at::Tensor& dy_TO, at::Tensor& dx_TI) {
   const at::Tensor& w_OI = weights[layer.weight];
   if (context.fp8 == nullptr) return ops::linear_backward_input(dy_TO, w_OI, dx_TI, false);
@@ -46,20 +47,22 @@ void backward_product(const AdaptedLinear& layer, const UnitTensors& weights,
 
 }  // namespace
 
-void adapted_forward(const AdaptedLinear& layer, const UnitTensors& weights,
-                     const BlockContext& context, const at::Tensor& x_TI, at::Tensor& y_TO,
-                     std::span<at::Tensor> u) {
+at::Tensor adapted_forward(const LinearLayer& layer, const UnitTensors& weights,
+                           const BlockContext& context, const at::Tensor& x_TI,
+                           std::span<at::Tensor> u) {
+  at::Tensor y_TO = at::empty({x_TI.size(0), layer.out()}, x_TI.options());
   forward_product(layer, weights, context, x_TI, y_TO);
   run_branches(layer, weights, context, x_TI, y_TO, u);
+  return y_TO;
 }
 
-void adapted_low_rank(const AdaptedLinear& layer, const UnitTensors& weights,
+void adapted_low_rank(const LinearLayer& layer, const UnitTensors& weights,
                       const BlockContext& context, const at::Tensor& x_TI,
                       std::span<at::Tensor> u) {
   run_branches(layer, weights, context, x_TI, at::Tensor(), u);
 }
 
-void adapted_backward(const AdaptedLinear& layer, const UnitTensors& weights,
+void adapted_backward(const LinearLayer& layer, const UnitTensors& weights,
                       UnitGradients* gradients, const BlockContext& context,
                       const at::Tensor& dy_TO, const at::Tensor& x_TI,
                       std::span<const at::Tensor> u, at::Tensor& dx_TI) {
@@ -84,6 +87,21 @@ void adapted_backward(const AdaptedLinear& layer, const UnitTensors& weights,
                        weights[b], context.dims.lora.scale(), context.dropout_of(branch.projection),
                        dx_TI, da_RI, db_OR, accumulate);
   }
+}
+
+int64_t low_rank_bytes(const LinearLayer& layer, const LoraSpec& lora) {
+  const auto adapted = std::ranges::count_if(layer.branches, [&](const Branch& branch) {
+    return lora.targets[static_cast<size_t>(branch.projection)];
+  });
+  return static_cast<int64_t>(sizeof(float)) * lora.r * adapted;
+}
+
+int64_t weight_product_bytes(const BlockDims& dims, const PassShape& pass, int64_t rows,
+                             int64_t cols) {
+  const bool makes_products = dims.train_base && pass.weight_gradients &&
+                              dims.compute_dtype != at::kFloat && !pass.on_device;
+  if (!makes_products) return 0;
+  return 2 * cols * std::min(rows, std::max<int64_t>(128, (int64_t{1} << 20) / cols));
 }
 
 }  // namespace vax::model

@@ -3,22 +3,19 @@
 #include <ATen/ATen.h>
 
 #include "base/error.h"
+#include "base/narrow.h"
 #include "model/decoder/adapted_linear.h"
 #include "ops/attention_decode.h"
 #include "ops/device/transfer.h"
-#include "ops/rms_norm.h"
 #include "ops/rotary.h"
 
 namespace vax::model {
 namespace {
 
-std::array<Branch, 3> qkv_branches(const BlockDims& dims) {
-  return {Branch{kQ, 0, dims.query_width()}, Branch{kK, dims.query_width(), dims.kv_width()},
-          Branch{kV, dims.query_width() + dims.kv_width(), dims.kv_width()}};
-}
+constexpr int64_t kFloatBytes = sizeof(float);
 
-std::array<Branch, 1> out_branches(const BlockDims& dims) {
-  return {Branch{kO, 0, dims.hidden_size}};
+Norm norm_of(const BlockContext& context, const UnitTensors& weights) {
+  return {context.dims.norm, context.dims.norm_eps, kAttentionNormRoles, weights};
 }
 
 // Query and key heads of the fused matrix as [T, H + KV, K].
@@ -28,31 +25,15 @@ at::Tensor rotated_heads(const BlockDims& dims, const at::Tensor& qkv_TC) {
              dims.attention.head_dim});
 }
 
-// rstd, qkv after rotation and its LoRA activations.
+// The norm's statistics, qkv after rotation and its LoRA activations.
 void project_qkv(const BlockContext& context, const UnitTensors& weights, const at::Tensor& x_TD,
                  AttentionSaved& saved) {
   const BlockDims& dims = context.dims;
-  const int64_t num_tokens = x_TD.size(0);
-  const auto compute = x_TD.options().dtype(dims.compute_dtype);
-  const std::array qkv = qkv_branches(dims);
-
-  at::Tensor normed_TD = at::empty({num_tokens, dims.hidden_size}, compute);
-  saved.rstd_T = at::empty({num_tokens}, x_TD.options().dtype(at::kFloat));
-  ops::rms_norm_forward(x_TD, weights[kInputNorm], dims.norm_eps, normed_TD, saved.rstd_T);
-
-  saved.qkv_TC = at::empty({num_tokens, dims.qkv_width()}, compute);
-  adapted_forward({kQkv, kQkvBias, qkv}, weights, context, normed_TD, saved.qkv_TC, saved.qkv_u);
+  const at::Tensor normed_TD =
+      norm_of(context, weights).forward(x_TD, dims.compute_dtype, saved.norm);
+  saved.qkv_TC = adapted_forward(dims.qkv, weights, context, normed_TD, saved.qkv_u);
   at::Tensor heads = rotated_heads(dims, saved.qkv_TC);
   ops::rotary_forward(heads, context.cos_PK, context.sin_PK, context.positions_T);
-}
-
-// e from o, with o's LoRA activation.
-at::Tensor project_out(const BlockContext& context, const UnitTensors& weights,
-                       AttentionSaved& saved) {
-  const std::array out = out_branches(context.dims);
-  at::Tensor e_TD = at::empty({saved.o_TC.size(0), context.dims.hidden_size}, saved.o_TC.options());
-  adapted_forward({kAttnOut, kAttnOutBias, out}, weights, context, saved.o_TC, e_TD, saved.out_u);
-  return e_TD;
 }
 
 std::span<const int32_t> span_of(const at::Tensor& values) {
@@ -91,7 +72,7 @@ void attend(const BlockContext& context, AttentionSaved& saved) {
                           span_of(context.places->lengths_B), dims.attention, saved.o_TC);
     return;
   }
-  saved.lse_TH = at::empty({num_tokens, dims.attention.num_heads}, saved.rstd_T.options());
+  saved.lse_TH = at::empty({num_tokens, dims.attention.num_heads}, saved.norm.rstd_T.options());
   ops::attention_forward(saved.qkv_TC, dims.attention, context.sequences, saved.o_TC, saved.lse_TH);
 }
 
@@ -113,7 +94,7 @@ at::Tensor attention_forward(const BlockContext& context, const UnitTensors& wei
   project_qkv(context, weights, x_TD, saved);
   if (context.cache != nullptr) keep_key_values(context, saved.qkv_TC);
   attend(context, saved);
-  return project_out(context, weights, saved);
+  return adapted_forward(context.dims.attention_out, weights, context, saved.o_TC, saved.out_u);
 }
 
 void attention_backward(const BlockContext& context, const UnitTensors& weights,
@@ -121,13 +102,11 @@ void attention_backward(const BlockContext& context, const UnitTensors& weights,
                         const AttentionSaved& saved, bool need_input_gradient,
                         at::Tensor& grad_TD) {
   const BlockDims& dims = context.dims;
-  const std::array qkv = qkv_branches(dims);
-  const std::array out = out_branches(dims);
-
+  const Norm norm = norm_of(context, weights);
   const at::Tensor de_TD = grad_TD.to(dims.compute_dtype);
   at::Tensor do_TC = at::empty_like(saved.o_TC);
-  adapted_backward({kAttnOut, kAttnOutBias, out}, weights, gradients, context, de_TD, saved.o_TC,
-                   saved.out_u, do_TC);
+  adapted_backward(dims.attention_out, weights, gradients, context, de_TD, saved.o_TC, saved.out_u,
+                   do_TC);
 
   at::Tensor dqkv_TC = at::empty_like(saved.qkv_TC);
   ops::attention_backward(do_TC, saved.qkv_TC, saved.o_TC, saved.lse_TH, dims.attention,
@@ -136,20 +115,51 @@ void attention_backward(const BlockContext& context, const UnitTensors& weights,
   ops::rotary_backward(dheads, context.cos_PK, context.sin_PK, context.positions_T);
 
   at::Tensor normed_TD;
-  if (gradients != nullptr) {
-    normed_TD = at::empty_like(de_TD);
-    ops::rms_norm_apply(x_TD, weights[kInputNorm], saved.rstd_T, normed_TD);
-  }
+  if (gradients != nullptr) normed_TD = norm.again(x_TD, dims.compute_dtype, saved.norm);
   at::Tensor dnormed_TD;
   if (need_input_gradient) dnormed_TD = at::empty_like(de_TD);
-  adapted_backward({kQkv, kQkvBias, qkv}, weights, gradients, context, dqkv_TC, normed_TD,
-                   saved.qkv_u, dnormed_TD);
-  if (!need_input_gradient) return;
+  adapted_backward(dims.qkv, weights, gradients, context, dqkv_TC, normed_TD, saved.qkv_u,
+                   dnormed_TD);
+  if (need_input_gradient) norm.backward(dnormed_TD, x_TD, saved.norm, gradients, grad_TD);
+}
 
-  at::Tensor none;
-  at::Tensor& dnorm_D = gradients != nullptr ? gradients->tensors[kInputNorm] : none;
-  ops::rms_norm_backward(dnormed_TD, x_TD, weights[kInputNorm], saved.rstd_T, grad_TD, dnorm_D,
-                         gradients != nullptr && gradients->accumulate);
+HalfBytes attention_bytes(const BlockDims& dims, bool weight_gradients) {
+  const int64_t s = dims.element_bytes(), hidden = dims.hidden_size;
+  const int64_t qkv = dims.qkv.out(), query = dims.query_width();
+  const int64_t lse = kFloatBytes * dims.attention.num_heads;
+  // The gradient of e in the compute type; in fp32 it is the stream's itself.
+  const int64_t cast = dims.compute_dtype == at::kFloat ? 0 : s * hidden;
+  const int64_t normed = weight_gradients ? s * hidden : 0;  // made again
+  return {.saved = norm_saved_bytes(dims.norm) + s * (qkv + query) + lse +
+                   low_rank_bytes(dims.qkv, dims.lora) +
+                   low_rank_bytes(dims.attention_out, dims.lora),
+          .forward = s * 2 * hidden,  // the norm's output and e
+          .backward = cast + s * (query + qkv + hidden) + normed};
+}
+
+// In the backward of ops/device/attention.cpp: the gradients of its output and of the fused matrix,
+// those that LibTorch's kernels return, and their scratch.
+int64_t attention_device_bytes(const BlockDims& dims, const PassShape& pass) {
+  const int64_t s = dims.element_bytes(), query = dims.query_width(), kv = dims.kv_width();
+  const int64_t heads = dims.attention.num_heads;
+  const bool shares_keys = heads != dims.attention.num_kv_heads;
+  const int64_t cast = dims.compute_dtype == at::kFloat ? 0 : s * dims.hidden_size;
+  const int64_t ours = cast + s * (query + dims.qkv.out());
+  if (dims.compute_dtype == at::kFloat) {
+    // Keys, values and their gradients once per query head; sums of gradients one after the other.
+    const int64_t copies = shares_keys ? s * (2 * query + kv) : 0;
+    const int64_t lse = kFloatBytes * heads;
+    return pass.num_tokens * (ours + s * 3 * query + copies + 2 * lse);
+  }
+  // Deterministic flash attention: sums of dq in fp32, as many as it takes to fill the processors,
+  // and rows of padding behind every sequence; a number for every row and head; dk and dv once per
+  // query head. 132: the processors of an H100 or H200.
+  constexpr int64_t kProcessors = 132, kPaddingRows = 128, kDimMultiple = 32;
+  const int64_t rows = pass.num_tokens + kPaddingRows * pass.num_sequences;
+  const int64_t splits = ceil_div(kProcessors, pass.num_sequences * heads);
+  const int64_t sums = splits * heads * round_up(dims.attention.head_dim, kDimMultiple);
+  return pass.num_tokens * (ours + s * dims.qkv.out() + (shares_keys ? s * 2 * query : 0)) +
+         kFloatBytes * rows * (sums + heads);
 }
 
 }  // namespace vax::model

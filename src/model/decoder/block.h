@@ -1,31 +1,63 @@
-// What both halves of a block know: dimensions, constants, and where the tokens of the micro-batch
-// stand.
+// What both halves of a block know: its sizes, parts and linear layers, and where the tokens of the
+// micro-batch stand.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "model/decoder/fp8_weights.h"
 #include "model/lora.h"
+#include "model/spec.h"
 #include "ops/attention.h"
 #include "ops/dropout.h"
 
 namespace vax::model {
 
-struct BlockDims {
-  int64_t hidden_size = 0;        // D
-  int64_t intermediate_size = 0;  // F
-  ops::AttentionShape attention;  // H, KV, K
-  double norm_eps = 0;
-  at::ScalarType compute_dtype = at::kFloat;
-  LoraSpec lora;
-  bool train_base = false;
+// One member of a fused layer: output columns [begin, begin + width).
+struct Branch {
+  Projection projection;
+  int64_t begin;
+  int64_t width;
+};
 
+// A linear layer [in] -> [out]; a fused one (q, k, v; gate, up) has one GEMM for its members.
+struct LinearLayer {
+  Role weight, bias;
+  int64_t in = 0;
+  std::vector<Branch> branches{};
+
+  int64_t out() const { return branches.back().begin + branches.back().width; }
+};
+
+struct BlockDims {
+  BlockDims(const Spec& spec, const LoraSpec& lora_spec, bool trains_base, at::ScalarType type);
+
+  int64_t hidden_size;            // D
+  int64_t intermediate_size;      // F
+  ops::AttentionShape attention;  // H, KV, K
+  NormKind norm;
+  double norm_eps;
+  MlpKind mlp;
+  at::ScalarType compute_dtype;
+  LoraSpec lora;
+  bool train_base;
+  LinearLayer qkv, attention_out, up, down;
+
+  std::array<const LinearLayer*, 4> linears() const { return {&qkv, &attention_out, &up, &down}; }
   int64_t query_width() const { return attention.num_heads * attention.head_dim; }
   int64_t kv_width() const { return attention.num_kv_heads * attention.head_dim; }
-  int64_t qkv_width() const { return query_width() + 2 * kv_width(); }
+  int64_t element_bytes() const { return static_cast<int64_t>(at::elementSize(compute_dtype)); }
+};
+
+// What a half of a block takes in a pass, in bytes a token.
+struct HalfBytes {
+  int64_t saved;     // from its forward to its backward, its input left out
+  int64_t forward;   // most that its forward makes and does not save
+  int64_t backward;  // most that its backward makes, on top of what is saved
 };
 
 // Keys (rotated) and values of one layer over the sequences of a generation, compute type:

@@ -2,33 +2,17 @@
 
 #include <ATen/ATen.h>
 
-#include <cmath>
+#include <algorithm>
 
 #include "base/error.h"
 #include "base/narrow.h"
-#include "model/decoder/activation_memory.h"
+#include "model/decoder/adapted_linear.h"
 #include "model/decoder/layout.h"
 #include "ops/device/transfer.h"
 #include "ops/embedding.h"
-#include "ops/head_loss.h"
 #include "ops/hidden_state.h"
-#include "ops/linear.h"
-#include "ops/rms_norm.h"
 
 namespace vax::model {
-namespace {
-
-at::Tensor borrow(std::span<const int64_t> values, at::Device device) {
-  return at::from_blob(const_cast<int64_t*>(values.data()), {std::ssize(values)},
-                       at::TensorOptions(at::kLong).device(device));
-}
-
-at::Tensor borrow(std::span<const int32_t> values, at::Device device) {
-  return at::from_blob(const_cast<int32_t*>(values.data()), {std::ssize(values)},
-                       at::TensorOptions(at::kInt).device(device));
-}
-
-}  // namespace
 
 Decoder::Decoder(Spec spec, const LoraSpec& lora, bool train_base, at::ScalarType compute_dtype,
                  at::Device device)
@@ -36,43 +20,28 @@ Decoder::Decoder(Spec spec, const LoraSpec& lora, bool train_base, at::ScalarTyp
       device_(device),
       frozen_(vax::model::base_layout(spec_)),
       trainable_(lora_layout(spec_, lora)),
-      dims_{.hidden_size = spec_.hidden_size,
-            .intermediate_size = spec_.intermediate_size,
-            .attention = {.num_heads = spec_.num_heads,
-                          .num_kv_heads = spec_.num_kv_heads,
-                          .head_dim = spec_.head_dim,
-                          .scale = 1 / std::sqrt(static_cast<double>(spec_.head_dim))},
-            .norm_eps = spec_.norm_eps,
-            .compute_dtype = compute_dtype,
-            .lora = lora,
-            .train_base = train_base},
+      dims_(spec_, lora, train_base, compute_dtype),
+      head_(spec_, dims_),
       rotary_(rotary_table(spec_, device)) {
   VAX_CHECK(!(train_base && lora.enabled()), "full-parameter training has no adapter");
   if (train_base) std::swap(frozen_, trainable_);
 }
 
-std::array<Decoder::LinearSize, 4> Decoder::linear_sizes() const {
-  const int64_t hidden = spec_.hidden_size, ffn = spec_.intermediate_size;
-  return {LinearSize{hidden, dims_.qkv_width()},
-          {dims_.query_width(), hidden},
-          {hidden, 2 * ffn},
-          {ffn, hidden}};
-}
-
 void Decoder::use_fp8(bool keep) {
-  VAX_CHECK(dims_.compute_dtype == at::kBFloat16, "fp8 products of ", dims_.compute_dtype);
-  for (const auto& [in, out] : linear_sizes())
-    if (!ops::fp8_supports(in, out))
+  VAX_CHECK(compute_dtype() == at::kBFloat16, "fp8 products of ", compute_dtype());
+  for (const LinearLayer* layer : dims_.linears())
+    if (!ops::fp8_supports(layer->in, layer->out()))
       throw ConfigError(
           cat("vaccine.probe_dtype fp8: expected linear layers with sizes that are "
               "multiples of 16, found ",
-              in, " to ", out));
+              layer->in, " to ", layer->out()));
   fp8_ = std::make_unique<Fp8Weights>(keep);
 }
 
 int64_t Decoder::planned_fp8_bytes() const {
   int64_t of_block = 0;
-  for (const auto& [in, out] : linear_sizes()) of_block += Fp8Weights::bytes_of(out, in);
+  for (const LinearLayer* layer : dims_.linears())
+    of_block += Fp8Weights::bytes_of(layer->out(), layer->in);
   return num_layers() * of_block;
 }
 
@@ -81,7 +50,7 @@ BlockContext Decoder::make_context(const PlacedBatch& batch, int layer,
   return {.dims = dims_,
           .layer = layer,
           .sequences = batch.sequences,
-          .positions_T = borrow(batch.positions, device_),
+          .positions_T = borrowed(batch.positions, device_),
           .cos_PK = rotary_.cos_PK,
           .sin_PK = rotary_.sin_PK,
           .dropout = {.p = options.dropout,
@@ -146,44 +115,6 @@ at::Tensor Decoder::run_forward(const PlacedBatch& batch, WeightSource& weights,
   return x_TD;
 }
 
-void Decoder::run_head(const PlacedBatch& batch, const at::Tensor& x_TD, WeightSource& weights,
-                       GradientSink* gradients, const PassOptions& options, at::Tensor& loss_sum,
-                       at::Tensor* grad_TD) const {
-  const HeldWeights head(weights, head_unit());
-  std::optional<HeldWeights> tied;
-  if (spec_.tied_head) tied.emplace(weights, 0);
-  const at::Tensor& w_VD = tied ? (*tied)[kEmbedding] : head[kHead];
-
-  const at::Tensor label_rows = borrow(batch.label_positions, device_);
-  const at::Tensor loss_scale =
-      options.loss_scale.defined() ? options.loss_scale : at::ones({}, loss_sum.options());
-  const at::Tensor x_ND = x_TD.index_select(0, label_rows);
-  at::Tensor normed_ND = at::empty(x_ND.sizes(), x_ND.options().dtype(dims_.compute_dtype));
-  at::Tensor rstd_N = at::empty({x_ND.size(0)}, x_ND.options());
-  ops::rms_norm_forward(x_ND, head[kFinalNorm], spec_.norm_eps, normed_ND, rstd_N);
-
-  at::Tensor dnormed_ND, dw_VD, dnorm_D;
-  if (grad_TD == nullptr)
-    return ops::head_loss(normed_ND, w_VD, batch.targets, loss_scale, loss_sum, dnormed_ND, dw_VD);
-
-  HeldGradients weight_gradients(gradients, tied ? 0 : head_unit());
-  dnormed_ND = at::empty_like(normed_ND);
-  dw_VD = weight_gradients.of(tied ? kEmbedding : kHead);
-  ops::head_loss(normed_ND, w_VD, batch.targets, loss_scale, loss_sum, dnormed_ND, dw_VD,
-                 weight_gradients.accumulate());
-  std::optional<HeldGradients> norm_gradients;
-  if (tied) {
-    weight_gradients.release();
-    norm_gradients.emplace(gradients, head_unit());
-  }
-  const HeldGradients& of_norm = tied ? *norm_gradients : weight_gradients;
-  dnorm_D = of_norm.of(kFinalNorm);
-  at::Tensor dx_ND = at::zeros_like(x_ND);
-  ops::rms_norm_backward(dnormed_ND, x_ND, head[kFinalNorm], rstd_N, dx_ND, dnorm_D,
-                         of_norm.accumulate());
-  *grad_TD = at::zeros_like(x_TD).index_copy_(0, label_rows, dx_ND);
-}
-
 void Decoder::backward_blocks(const PlacedBatch& batch, WeightSource& weights,
                               GradientSink* gradients, const PassOptions& options,
                               std::span<BlockSaved> saved, at::Tensor& grad_TD) const {
@@ -216,7 +147,7 @@ void Decoder::forward_backward(const PlacedBatch& batch, WeightSource& weights,
   std::vector<BlockSaved> saved(static_cast<size_t>(num_layers()));
   at::Tensor x_TD = run_forward(batch, weights, options, saved);
   at::Tensor grad_TD;
-  run_head(batch, x_TD, weights, gradients, options, loss_sum, &grad_TD);
+  head_.run(batch, x_TD, weights, gradients, options, loss_sum, &grad_TD);
   x_TD.reset();
   backward_blocks(batch, weights, gradients, options, saved, grad_TD);
   if (train_base() && gradients != nullptr) {
@@ -232,7 +163,7 @@ double Decoder::forward(const PackedBatch& batch, WeightSource& weights,
   const PlacedBatch placed(batch, device_);
   const at::Tensor x_TD = run_forward(placed, weights, options, {});
   at::Tensor loss_sum = at::zeros({}, at::TensorOptions(at::kDouble).device(device_));
-  run_head(placed, x_TD, weights, nullptr, options, loss_sum, nullptr);
+  head_.run(placed, x_TD, weights, nullptr, options, loss_sum, nullptr);
   return ops::device::to_number(loss_sum);
 }
 
@@ -265,27 +196,26 @@ at::Tensor Decoder::decode(const PackedBatch& batch, std::span<const int32_t> sl
   std::vector<int64_t> last_tokens;
   for (size_t s = 1; s < batch.offsets.size(); ++s) last_tokens.push_back(batch.offsets[s] - 1);
   const at::Tensor rows = ops::device::to_device(at::tensor(last_tokens, at::kLong), device_);
-  return head_logits(x_TD.index_select(0, rows), weights);
+  return head_.logits(x_TD.index_select(0, rows), weights);
 }
 
 at::Tensor Decoder::logits(const PackedBatch& batch, WeightSource& weights) const {
   check_batch(batch, spec_);
-  return head_logits(run_forward(PlacedBatch(batch, device_), weights, {}, {}), weights);
+  return head_.logits(run_forward(PlacedBatch(batch, device_), weights, {}, {}), weights);
 }
 
 std::vector<int> Decoder::unit_uses(bool with_backward) const {
   std::vector<int> uses;
-  for (int unit = 0; unit < num_units(); ++unit) uses.push_back(unit);
-  if (spec_.tied_head) uses.push_back(0);
+  for (int unit = 0; unit < head_unit(); ++unit) uses.push_back(unit);
+  for (const int unit : head_.unit_uses()) uses.push_back(unit);
   if (with_backward)
     for (int unit = num_layers(); unit > 0; --unit) uses.push_back(unit);
   return uses;
 }
 
 std::vector<int> Decoder::gradient_uses() const {
-  std::vector<int> uses;
-  if (spec_.tied_head) uses.push_back(0);
-  for (int unit = head_unit(); unit > 0; --unit) uses.push_back(unit);
+  std::vector<int> uses = head_.gradient_uses();
+  for (int unit = num_layers(); unit > 0; --unit) uses.push_back(unit);
   if (train_base()) uses.push_back(0);
   return uses;
 }
@@ -295,20 +225,27 @@ std::optional<HeldUnits> Decoder::held_together() const {
   return HeldUnits{.outer = head_unit(), .inner = 0};
 }
 
+// Where the most is held: at the head, or in the backward of the last block, when everything that
+// was saved is still there. Scratch that operators keep inside a call is in it where it grows with
+// the tokens: attention on a device. (Elsewhere it is a few MiB a thread.)
 int64_t Decoder::activation_bytes(const PassShape& pass) const {
-  return vax::model::activation_bytes(spec_, dims_, pass);
-}
-
-at::Tensor Decoder::head_logits(const at::Tensor& x_ND, WeightSource& weights) const {
-  const HeldWeights head(weights, head_unit());
-  std::optional<HeldWeights> tied;
-  if (spec_.tied_head) tied.emplace(weights, 0);
-  at::Tensor normed_ND = at::empty(x_ND.sizes(), x_ND.options().dtype(dims_.compute_dtype));
-  at::Tensor rstd_N = at::empty({x_ND.size(0)}, x_ND.options());
-  ops::rms_norm_forward(x_ND, head[kFinalNorm], spec_.norm_eps, normed_ND, rstd_N);
-  at::Tensor z_NV = at::empty({x_ND.size(0), spec_.vocab_size}, normed_ND.options());
-  ops::linear_forward(normed_ND, tied ? (*tied)[kEmbedding] : head[kHead], at::Tensor(), z_NV);
-  return z_NV.to(at::kFloat);
+  constexpr int64_t kFloatBytes = sizeof(float);
+  const HalfBytes attention = attention_bytes(dims_, pass.weight_gradients);
+  const HalfBytes mlp = mlp_bytes(dims_, pass.weight_gradients);
+  const int64_t tokens = pass.num_tokens;
+  const int64_t stream = kFloatBytes * dims_.hidden_size * tokens;  // x, h, or its gradient
+  const int64_t saved = 2 * stream + tokens * (attention.saved + mlp.saved);  // by a block
+  const int64_t forward = tokens * std::max(attention.forward, mlp.forward);
+  // The largest product of a block is the up matrix's.
+  int64_t backward = tokens * std::max(attention.backward, mlp.backward) +
+                     weight_product_bytes(dims_, pass, dims_.up.out(), dims_.up.in);
+  if (pass.on_device) backward = std::max(backward, attention_device_bytes(dims_, pass));
+  const int64_t head = head_.num_bytes(dims_, pass);
+  // The block that is run again: its x is one of those kept. Running it needs less than its
+  // backward.
+  if (pass.recompute)
+    return num_layers() * stream + stream + std::max(head, saved - stream + backward);
+  return num_layers() * saved + std::max(forward, stream + std::max(head, backward));
 }
 
 std::unique_ptr<Model> make_model(const Spec& spec, const LoraSpec& lora, bool train_base,

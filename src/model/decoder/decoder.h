@@ -6,7 +6,6 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -15,6 +14,7 @@
 
 #include "model/decoder/attention_half.h"
 #include "model/decoder/fp8_weights.h"
+#include "model/decoder/head.h"
 #include "model/decoder/mlp_half.h"
 #include "model/decoder/rotary_table.h"
 #include "model/model.h"
@@ -64,9 +64,6 @@ class Decoder : public Model {
   at::Tensor logits(const PackedBatch& batch, WeightSource& weights) const;
 
  private:
-  struct LinearSize {
-    int64_t in, out;
-  };
   // Block by block the keys and values of a generation, and where those of this batch go.
   struct Decoding {
     std::vector<KeyValues>& layers;
@@ -74,7 +71,6 @@ class Decoder : public Model {
   };
 
   bool train_base() const { return dims_.train_base; }
-  std::array<LinearSize, 4> linear_sizes() const;  // of a block
   BlockContext make_context(const PlacedBatch& batch, int layer, const PassOptions& options) const;
   at::Tensor embed(const PlacedBatch& batch, WeightSource& weights) const;  // [T, D] fp32
   // h [T, D] after the boundary.
@@ -89,12 +85,6 @@ class Decoder : public Model {
   at::Tensor run_forward(const PlacedBatch& batch, WeightSource& weights,
                          const PassOptions& options, std::span<BlockSaved> saved,
                          const Decoding* decoding = nullptr) const;
-  // `grad_TD` null: the loss alone.
-  void run_head(const PlacedBatch& batch, const at::Tensor& x_TD, WeightSource& weights,
-                GradientSink* gradients, const PassOptions& options, at::Tensor& loss_sum,
-                at::Tensor* grad_TD) const;
-  // Logits [N, V] fp32 of rows [N, D] of the last residual stream.
-  at::Tensor head_logits(const at::Tensor& x_ND, WeightSource& weights) const;
   void backward_blocks(const PlacedBatch& batch, WeightSource& weights, GradientSink* gradients,
                        const PassOptions& options, std::span<BlockSaved> saved,
                        at::Tensor& grad_TD) const;
@@ -103,6 +93,7 @@ class Decoder : public Model {
   at::Device device_;
   FlatLayout frozen_, trainable_;
   BlockDims dims_;
+  Head head_;
   RotaryTable rotary_;
   std::unique_ptr<Fp8Weights> fp8_;  // null: products have the compute type
 };

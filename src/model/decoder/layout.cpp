@@ -3,6 +3,7 @@
 #include <span>
 
 #include "base/error.h"
+#include "model/decoder/norm.h"
 
 namespace vax::model {
 namespace {
@@ -44,14 +45,20 @@ std::string module_name(const Spec& spec, int64_t layer, const std::string& modu
   return cat(spec.names.blocks, ".", layer, ".", module);
 }
 
+void add_norm(FlatUnit& unit, const Spec& spec, NormRoles roles, const std::string& module) {
+  unit.add_group(roles.weight, {vector(module + ".weight", spec.hidden_size)});
+  if (spec.norm == NormKind::kLayer)
+    unit.add_group(roles.bias, {vector(module + ".bias", spec.hidden_size)});
+}
+
 // The groups of one block, added in order.
 class BlockUnit {
  public:
   BlockUnit(const Spec& spec, int64_t layer)
       : spec_(spec), layer_(layer), unit_{.name = cat("layers.", layer)} {}
 
-  void add_norm(Role role, const std::string& module) {
-    unit_.add_group(role, {vector(name(module, ".weight"), spec_.hidden_size)});
+  void add_norm(NormRoles roles, const std::string& module) {
+    vax::model::add_norm(unit_, spec_, roles, module_name(spec_, layer_, module));
   }
   // Layers that are one matrix for one GEMM.
   void add_weights(Role role, std::span<const Projection> layers) {
@@ -84,16 +91,17 @@ class BlockUnit {
 FlatUnit block_unit(const Spec& spec, int64_t layer) {
   constexpr std::array kQkvLayers = {kQ, kK, kV};
   constexpr std::array kUpLayers = {kGate, kUp};
+  const auto up = std::span(kUpLayers).subspan(spec.has_gate() ? 0 : 1);
   BlockUnit unit(spec, layer);
-  unit.add_norm(kInputNorm, spec.names.attention_norm);
+  unit.add_norm(kAttentionNormRoles, spec.names.attention_norm);
   unit.add_weights(kQkv, kQkvLayers);
   unit.add_weights(kAttnOut, std::array{kO});
   unit.add_biases(kQkvBias, kQkvLayers, spec.biases.qkv);
   unit.add_biases(kAttnOutBias, std::array{kO}, spec.biases.attention_out);
-  unit.add_norm(kPostNorm, spec.names.mlp_norm);
-  unit.add_weights(kGateUp, kUpLayers);
+  unit.add_norm(kMlpNormRoles, spec.names.mlp_norm);
+  unit.add_weights(kGateUp, up);
   unit.add_weights(kMlpDown, std::array{kDown});
-  unit.add_biases(kGateUpBias, kUpLayers, spec.biases.up);
+  unit.add_biases(kGateUpBias, up, spec.biases.up);
   unit.add_biases(kMlpDownBias, std::array{kDown}, spec.biases.down);
   return unit.take();
 }
@@ -109,7 +117,7 @@ FlatLayout base_layout(const Spec& spec) {
   for (int64_t layer = 0; layer < spec.num_layers; ++layer)
     layout.push_back(block_unit(spec, layer));
   FlatUnit head{.name = "head"};
-  head.add_group(kFinalNorm, {vector(spec.names.final_norm + ".weight", spec.hidden_size)});
+  add_norm(head, spec, kFinalNormRoles, spec.names.final_norm);
   if (!spec.tied_head)
     head.add_group(kHead, {matrix(spec.names.head + ".weight", spec.vocab_size, spec.hidden_size)});
   layout.push_back(std::move(head));

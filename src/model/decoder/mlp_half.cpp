@@ -3,95 +3,95 @@
 #include <ATen/ATen.h>
 
 #include "model/decoder/adapted_linear.h"
-#include "ops/rms_norm.h"
+#include "ops/activation.h"
 #include "ops/swiglu.h"
 
 namespace vax::model {
 namespace {
 
-std::array<Branch, 2> gate_up_branches(const BlockDims& dims) {
-  return {Branch{kGate, 0, dims.intermediate_size},
-          Branch{kUp, dims.intermediate_size, dims.intermediate_size}};
+Norm norm_of(const BlockContext& context, const UnitTensors& weights) {
+  return {context.dims.norm, context.dims.norm_eps, kMlpNormRoles, weights};
 }
 
-std::array<Branch, 1> down_branches(const BlockDims& dims) {
-  return {Branch{kDown, 0, dims.hidden_size}};
+ops::Activation plain_activation(MlpKind kind) {
+  return kind == MlpKind::kRelu ? ops::Activation::kRelu : ops::Activation::kGelu;
 }
 
-// rstd, the gate-up matrix and its LoRA activations.
-void project_gate_up(const BlockContext& context, const UnitTensors& weights,
-                     const at::Tensor& h_TD, MlpSaved& saved) {
+// The norm's statistics, the up matrix and its LoRA activations.
+void project_up(const BlockContext& context, const UnitTensors& weights, const at::Tensor& h_TD,
+                MlpSaved& saved) {
   const BlockDims& dims = context.dims;
-  const int64_t num_tokens = h_TD.size(0);
-  const auto compute = h_TD.options().dtype(dims.compute_dtype);
-  const std::array gate_up = gate_up_branches(dims);
-  at::Tensor normed_TD = at::empty({num_tokens, dims.hidden_size}, compute);
-  saved.rstd_T = at::empty({num_tokens}, h_TD.options().dtype(at::kFloat));
-  ops::rms_norm_forward(h_TD, weights[kPostNorm], dims.norm_eps, normed_TD, saved.rstd_T);
-  saved.gate_up_TC = at::empty({num_tokens, 2 * dims.intermediate_size}, compute);
-  adapted_forward({kGateUp, kGateUpBias, gate_up}, weights, context, normed_TD, saved.gate_up_TC,
-                  saved.gate_up_u);
+  const at::Tensor normed_TD =
+      norm_of(context, weights).forward(h_TD, dims.compute_dtype, saved.norm);
+  saved.up_TC = adapted_forward(dims.up, weights, context, normed_TD, saved.up_u);
 }
 
-at::Tensor activation_of(const BlockDims& dims, const MlpSaved& saved) {
-  at::Tensor activation_TF =
-      at::empty({saved.gate_up_TC.size(0), dims.intermediate_size}, saved.gate_up_TC.options());
-  ops::swiglu_forward(saved.gate_up_TC, activation_TF);
+at::Tensor activation_of(const BlockDims& dims, const at::Tensor& up_TC) {
+  at::Tensor activation_TF = at::empty({up_TC.size(0), dims.intermediate_size}, up_TC.options());
+  if (dims.mlp == MlpKind::kSwiglu)
+    ops::swiglu_forward(up_TC, activation_TF);
+  else
+    ops::activation_forward(plain_activation(dims.mlp), up_TC, activation_TF);
   return activation_TF;
+}
+
+// In place: the up matrix becomes its own gradient.
+void activation_backward(const BlockDims& dims, const at::Tensor& dactivation_TF,
+                         at::Tensor& up_TC) {
+  if (dims.mlp == MlpKind::kSwiglu)
+    ops::swiglu_backward(dactivation_TF, up_TC, up_TC);
+  else
+    ops::activation_backward(plain_activation(dims.mlp), dactivation_TF, up_TC, up_TC);
 }
 
 }  // namespace
 
 at::Tensor mlp_forward(const BlockContext& context, const UnitTensors& weights,
                        const at::Tensor& h_TD, MlpSaved& saved) {
-  const BlockDims& dims = context.dims;
-  const std::array down = down_branches(dims);
-  project_gate_up(context, weights, h_TD, saved);
-  const at::Tensor activation_TF = activation_of(dims, saved);
-  at::Tensor y_TD =
-      at::empty({h_TD.size(0), dims.hidden_size}, h_TD.options().dtype(dims.compute_dtype));
-  adapted_forward({kMlpDown, kMlpDownBias, down}, weights, context, activation_TF, y_TD,
-                  saved.down_u);
-  return y_TD;
+  project_up(context, weights, h_TD, saved);
+  const at::Tensor activation_TF = activation_of(context.dims, saved.up_TC);
+  return adapted_forward(context.dims.down, weights, context, activation_TF, saved.down_u);
 }
 
 void mlp_recompute(const BlockContext& context, const UnitTensors& weights, const at::Tensor& h_TD,
                    bool weight_gradients, MlpSaved& saved) {
-  const std::array down = down_branches(context.dims);
-  project_gate_up(context, weights, h_TD, saved);
+  project_up(context, weights, h_TD, saved);
   if (!weight_gradients || !weights[lora_a_role(kDown)].defined()) return;
-  adapted_low_rank({kMlpDown, kMlpDownBias, down}, weights, context,
-                   activation_of(context.dims, saved), saved.down_u);
+  adapted_low_rank(context.dims.down, weights, context, activation_of(context.dims, saved.up_TC),
+                   saved.down_u);
 }
 
 void mlp_backward(const BlockContext& context, const UnitTensors& weights, UnitGradients* gradients,
                   const at::Tensor& h_TD, MlpSaved& saved, at::Tensor& grad_TD) {
   const BlockDims& dims = context.dims;
-  const std::array gate_up = gate_up_branches(dims);
-  const std::array down = down_branches(dims);
+  const Norm norm = norm_of(context, weights);
   const at::Tensor dy_TD = grad_TD.to(dims.compute_dtype);
-  const int64_t num_tokens = dy_TD.size(0);
 
   at::Tensor activation_TF;
-  if (gradients != nullptr) activation_TF = activation_of(dims, saved);
-  at::Tensor dactivation_TF = at::empty({num_tokens, dims.intermediate_size}, dy_TD.options());
-  adapted_backward({kMlpDown, kMlpDownBias, down}, weights, gradients, context, dy_TD,
-                   activation_TF, saved.down_u, dactivation_TF);
-  // In place: the gate-up matrix becomes its own gradient.
-  ops::swiglu_backward(dactivation_TF, saved.gate_up_TC, saved.gate_up_TC);
+  if (gradients != nullptr) activation_TF = activation_of(dims, saved.up_TC);
+  at::Tensor dactivation_TF = at::empty({dy_TD.size(0), dims.intermediate_size}, dy_TD.options());
+  adapted_backward(dims.down, weights, gradients, context, dy_TD, activation_TF, saved.down_u,
+                   dactivation_TF);
+  activation_backward(dims, dactivation_TF, saved.up_TC);
 
   at::Tensor normed_TD;
-  if (gradients != nullptr) {
-    normed_TD = at::empty_like(dy_TD);
-    ops::rms_norm_apply(h_TD, weights[kPostNorm], saved.rstd_T, normed_TD);
-  }
+  if (gradients != nullptr) normed_TD = norm.again(h_TD, dims.compute_dtype, saved.norm);
   at::Tensor dnormed_TD = at::empty_like(dy_TD);
-  adapted_backward({kGateUp, kGateUpBias, gate_up}, weights, gradients, context, saved.gate_up_TC,
-                   normed_TD, saved.gate_up_u, dnormed_TD);
-  at::Tensor none;
-  at::Tensor& dnorm_D = gradients != nullptr ? gradients->tensors[kPostNorm] : none;
-  ops::rms_norm_backward(dnormed_TD, h_TD, weights[kPostNorm], saved.rstd_T, grad_TD, dnorm_D,
-                         gradients != nullptr && gradients->accumulate);
+  adapted_backward(dims.up, weights, gradients, context, saved.up_TC, normed_TD, saved.up_u,
+                   dnormed_TD);
+  norm.backward(dnormed_TD, h_TD, saved.norm, gradients, grad_TD);
+}
+
+HalfBytes mlp_bytes(const BlockDims& dims, bool weight_gradients) {
+  const int64_t s = dims.element_bytes(), hidden = dims.hidden_size, ffn = dims.intermediate_size;
+  // The gradient of the output in the compute type; in fp32 it is the stream's itself.
+  const int64_t cast = dims.compute_dtype == at::kFloat ? 0 : s * hidden;
+  // The activation and the normed input, made again.
+  const int64_t inputs = weight_gradients ? s * (ffn + hidden) : 0;
+  return {.saved = norm_saved_bytes(dims.norm) + s * dims.up.out() +
+                   low_rank_bytes(dims.up, dims.lora) + low_rank_bytes(dims.down, dims.lora),
+          .forward = s * (2 * hidden + ffn),  // the norm's output, the activation, the output
+          .backward = cast + s * (ffn + hidden) + inputs};
 }
 
 }  // namespace vax::model
