@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/wire.h"
 
 namespace vax::dist {
 namespace {
