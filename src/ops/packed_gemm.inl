@@ -21,8 +21,8 @@ inline void transpose(VecF (&v)[kLanes]) {
     for (int i = 0; i < kLanes; ++i) {
       if ((i & distance) != 0) continue;
       const VecF a = v[i], b = v[i + distance];
-      v[i] = __builtin_shuffle(a, b, low);
-      v[i + distance] = __builtin_shuffle(a, b, high);
+      v[i] = shuffle(a, b, low);
+      v[i + distance] = shuffle(a, b, high);
     }
   }
 }

@@ -1,14 +1,18 @@
 #include "ops/parallel.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <atomic>
 #include <exception>
 
-#ifndef _OPENMP
-#error "compile this file with OpenMP: without it every loop is serial"
-#endif
+// What GCC makes of `#pragma omp parallel`, called by name: LibTorch's runtime is GCC's (or
+// Intel's, which has the same functions), and clang's pragmas call another one.
+extern "C" {
+void GOMP_parallel(void (*body)(void*), void* context, unsigned num_threads, unsigned flags);
+int omp_in_parallel();
+int omp_get_max_threads();
+int omp_get_num_threads();
+int omp_get_thread_num();
+}
 
 namespace vax::ops {
 
@@ -25,8 +29,7 @@ void run_parallel(int64_t begin, int64_t end, int64_t grain, RangeBody body, con
   std::exception_ptr error;
   // The whole team is woken whatever the number of ranges: another size would make GOMP end threads
   // and start new ones.
-#pragma omp parallel
-  {
+  auto team = [&] {
     const int64_t ranges = std::min<int64_t>(omp_get_num_threads(), (count + least - 1) / least);
     const int64_t size = (count + ranges - 1) / ranges;
     const int64_t first = begin + omp_get_thread_num() * size;
@@ -35,7 +38,8 @@ void run_parallel(int64_t begin, int64_t end, int64_t grain, RangeBody body, con
     } catch (...) {
       if (!failed.test_and_set()) error = std::current_exception();
     }
-  }
+  };
+  GOMP_parallel([](void* each) { (*static_cast<decltype(team)*>(each))(); }, &team, 0, 0);
   if (error) std::rethrow_exception(error);
 }
 

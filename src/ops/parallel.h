@@ -1,5 +1,5 @@
 // Loops over LibTorch's threads. at::parallel_for is a template that runs serially in every source
-// that is not compiled with OpenMP, without a word; here parallel.cpp alone is, against the OpenMP
+// that is not compiled with OpenMP, without a word; none is here: parallel.cpp calls the OpenMP
 // runtime that LibTorch brings, so that there is one pool of threads in the process.
 #pragma once
 

@@ -150,11 +150,22 @@ inline VecF multiply_add(VecF a, float b, VecF c) { return multiply_add(a, splat
 
 inline VecF max(VecF a, VecF b) { return a < b ? b : a; }  // a when unordered
 
+// Lane i is lane from[i] of `a`, or of `a` and `b` side by side.
+#ifdef __clang__  // which has this for constants only
+inline VecF shuffle(VecF a, VecF b, VecI from) {
+  VecF result = {};
+  for (int i = 0; i < kLanes; ++i) result[i] = from[i] < kLanes ? a[from[i]] : b[from[i] - kLanes];
+  return result;
+}
+#else
+inline VecF shuffle(VecF a, VecF b, VecI from) { return __builtin_shuffle(a, b, from); }
+#endif
+
 template <typename Combine>
 inline float reduce(VecF v, Combine combine) {
 #pragma GCC unroll 4
   for (int distance = kLanes / 2; distance > 0; distance /= 2) {
-    v = combine(v, __builtin_shuffle(v, kIota ^ distance));
+    v = combine(v, shuffle(v, v, kIota ^ distance));
   }
   return v[0];
 }
