@@ -43,10 +43,11 @@ install_system_packages() {
   # CI compiles the benchmark programs, so that they keep up with the code, and runs the job scripts
   # under a real Slurm; srun's pmix plugin loads the library by the name that libpmix-dev brings.
   # GPU kernels run on the host as fibers of Boost.Context.
-  # clang fuzzes (scripts/fuzz.sh); Debian's default, 14, does not compile C++20's source_location.
+  # clang is the second compiler: sanitizers, clang-tidy, fuzzing (scripts/fuzz.sh); Debian's default,
+  # 14, does not compile C++20's source_location. Sources are formatted as the default formats them.
   if [[ $with_tests == ON ]]; then
     system_packages+=(libbenchmark-dev libboost-context-dev slurm-wlm munge libpmix-dev clang-16
-      libclang-rt-16-dev)
+      libclang-rt-16-dev clang-format-14 shellcheck)
   fi
   if ! command -v dpkg-query >/dev/null; then
     say "not a Debian system: please see to ${system_packages[*]} (names of Debian 12)"

@@ -9,32 +9,29 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 failures=()
 
+# Another version formats differently.
 check_format() {
-  command -v clang-format >/dev/null || {
-    say "no clang-format here: formatting is not checked"
-    return
-  }
-  local version sources
-  version=$(clang-format --version | sed -E 's/.*version ([0-9]+).*/\1/')
-  ((version >= 14)) || {
-    say "clang-format $version is older than 14: formatting is not checked"
+  local formatter sources
+  formatter=$(command -v clang-format-14) || {
+    failures+=("formatting (no clang-format-14)")
     return
   }
   mapfile -d '' -t sources < <(find src tests benchmarks -type f \
     \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' \) -print0)
-  say "clang-format of ${#sources[@]} files"
-  clang-format --dry-run --Werror "${sources[@]}" || failures+=("formatting")
+  say "formatting of ${#sources[@]} files"
+  "$formatter" --dry-run --Werror "${sources[@]}" || failures+=("formatting")
 }
 
 check_scripts() {
+  local files=()
   command -v shellcheck >/dev/null || {
-    say "no shellcheck here: scripts are not checked"
+    failures+=("scripts (no shellcheck)")
     return
   }
-  local files=()
   mapfile -d '' -t files < <(find scripts slurm .ci -type f \
-    \( -name '*.sh' -o -name '*.sbatch' -o -path '.ci/*' \) -print0 2>/dev/null)
-  shellcheck -x "${files[@]}" || failures+=("shellcheck")
+    \( -name '*.sh' -o -name '*.sbatch' -o -path '.ci/*' \) -print0)
+  say "shellcheck of ${#files[@]} scripts"
+  shellcheck -x "${files[@]}" || failures+=("scripts")
 }
 
 # The program for GPUs and its tests compile and link everywhere: setup.sh --tests brings nvcc. They
