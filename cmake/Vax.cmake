@@ -8,7 +8,8 @@ target_compile_options(
     "$<$<COMPILE_LANGUAGE:C,CXX>:-Wall;-Wextra;-Wpedantic;-Wshadow;-Wconversion;-Wno-sign-conversion;-Wnon-virtual-dtor;-Woverloaded-virtual;-Wno-missing-field-initializers;-fno-math-errno;-fno-trapping-math;$<$<BOOL:${VAX_WERROR}>:-Werror>>"
     "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra;--expt-relaxed-constexpr;$<$<BOOL:${VAX_WERROR}>:-Werror=all-warnings>>")
 if(VAX_SANITIZE)
-  target_compile_options(vax_flags INTERFACE -fsanitize=${VAX_SANITIZE} -fno-omit-frame-pointer)
+  target_compile_options(vax_flags INTERFACE -fsanitize=${VAX_SANITIZE} -fno-sanitize-recover=all
+                                             -fno-omit-frame-pointer)
   target_link_options(vax_flags INTERFACE -fsanitize=${VAX_SANITIZE})
 endif()
 
@@ -46,7 +47,8 @@ function(vax_use_torch target)
 endfunction()
 
 # vax_add_test(NAME SOURCES file... [LINKS target...] [LABELS label...] [TIMEOUT s] [TORCH])
-# A GoogleTest program that runs in one process; every TEST becomes part of one CTest entry.
+# A GoogleTest program that runs in one process; every TEST becomes part of one CTest entry. Target
+# unit_programs builds all of them.
 function(vax_add_test name)
   cmake_parse_arguments(ARG "TORCH" "TIMEOUT" "SOURCES;LINKS;LABELS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
@@ -56,6 +58,7 @@ function(vax_add_test name)
   endif()
   add_test(NAME ${name} COMMAND ${name})
   vax_set_test_properties(${name} "${ARG_TIMEOUT}" 1 unit ${ARG_LABELS})
+  set_property(GLOBAL APPEND PROPERTY VAX_UNIT_PROGRAMS ${name})
 endfunction()
 
 # vax_add_mpi_test(NAME RANKS n... SOURCES file... [LINKS target...] [LABELS label...] [TIMEOUT s]

@@ -44,9 +44,12 @@ build_jobs() {
   echo $((cores < by_memory ? cores : by_memory))
 }
 
-# build_preset PRESET TESTS(ON|OFF): configures where something changed, and builds.
+# build_preset PRESET TESTS(ON|OFF) [TARGET...]: configures where something changed, and builds; all
+# of it unless targets are named.
 build_preset() {
-  local preset=$1 tests=$2 jobs
+  local preset=$1 tests=$2 jobs targets=()
+  shift 2
+  (($# == 0)) || targets=(--target "$@")
   local cache="$repository/build/$preset/CMakeCache.txt"
   jobs=$(build_jobs)
   cd "$repository" || return
@@ -60,5 +63,5 @@ build_preset() {
       "-DLIBTORCH_ROOT=${LIBTORCH_ROOT:-}" >&2
   fi
   say "building preset $preset, $jobs at a time"
-  cmake --build --preset "$preset" --parallel "$jobs" >&2
+  cmake --build --preset "$preset" --parallel "$jobs" "${targets[@]}" >&2
 }

@@ -49,7 +49,7 @@ void check_argument(const void* argument, size_t num_bytes);
 
 // Addresses among a kernel's arguments, also inside of structures.
 template <typename... Args>
-void check_arguments(Args... args) {
+void check_arguments([[maybe_unused]] Args... args) {
 #if __has_builtin(__builtin_clear_padding)
   // What is between members may be left from anything.
   (__builtin_clear_padding(&args), ...);
