@@ -25,9 +25,9 @@ struct HuggingFaceContents {
   std::map<std::string, std::string> extra_files;
 };
 
-// An existing directory at `path` is replaced, but for files that this writer does not know. THROWS WriteError with the path and the bytes
-// needed, DataError when config_json is no JSON object; nothing is left behind then, and an
-// existing directory stays as it was.
+// An existing directory at `path` is replaced, but for files that this writer does not know. THROWS
+// WriteError with the path and the bytes needed, DataError when config_json is no JSON object;
+// nothing is left behind then, and an existing directory stays as it was.
 void write_huggingface_directory(const std::filesystem::path& path,
                                  const HuggingFaceContents& contents);
 

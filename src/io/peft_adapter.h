@@ -69,9 +69,9 @@ class PeftAdapter {
   std::vector<AdapterModule> modules_;
 };
 
-// Replaces both files of `directory` at once when they are complete. `peft` loads the result (task CAUSAL_LM,
-// inference mode). THROWS WriteError; nothing is left behind then. std::logic_error when a tensor
-// does not have the name and shape of a LoRA factor.
+// Replaces both files of `directory` at once when they are complete. `peft` loads the result (task
+// CAUSAL_LM, inference mode). THROWS WriteError; nothing is left behind then. std::logic_error when
+// a tensor does not have the name and shape of a LoRA factor.
 void write_adapter(const std::filesystem::path& directory, const AdapterConfig& config,
                    std::span<const AdapterTensor> tensors);
 
