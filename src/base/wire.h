@@ -33,7 +33,8 @@ class WireWriter {
   template <typename T>
   void put(const T& value) {
     if constexpr (WireStruct<T>) {
-      std::apply([this](const auto&... fields) { (put(fields), ...); }, T::wire_fields(value));
+      std::apply([this](const auto&... fields) { (this->put(fields), ...); },
+                 T::wire_fields(value));
     } else {
       static_assert(std::is_arithmetic_v<T>);
       bytes_.append(reinterpret_cast<const char*>(&value), sizeof value);
@@ -64,7 +65,7 @@ class WireReader {
   template <typename T>
   void get(T& value) {
     if constexpr (WireStruct<T>) {
-      std::apply([this](auto&... fields) { (get(fields), ...); }, T::wire_fields(value));
+      std::apply([this](auto&... fields) { (this->get(fields), ...); }, T::wire_fields(value));
     } else {
       static_assert(std::is_arithmetic_v<T>);
       std::memcpy(&value, take(sizeof value).data(), sizeof value);
