@@ -115,4 +115,13 @@ Dataset build_first_rows(const std::filesystem::path& path, int64_t at_most,
   return builder.take();
 }
 
+Dataset build_rows(const std::string& role, const std::filesystem::path& path,
+                   const DataOptions& options, const Tokenizer& tokenizer) {
+  DatasetBuilder builder(options, tokenizer);
+  const RecordFile file = builder.read(path);
+  if (file.records.empty()) throw ConfigError(cat(path.string(), ": expected rows, found none"));
+  builder.add(role, file, 0, num_rows(file));
+  return builder.take();
+}
+
 }  // namespace vax::data

@@ -44,6 +44,11 @@ Dataset build_dataset(const DataOptions& options, const Tokenizer& tokenizer, bo
 Dataset build_first_rows(const std::filesystem::path& path, int64_t at_most,
                          const DataOptions& options, const Tokenizer& tokenizer);
 
+// All rows of `path` in file order, read and rendered as `options` say: a stream of its own that a
+// method reads, as the source `role`. THROWS ConfigError for a file without rows.
+Dataset build_rows(const std::string& role, const std::filesystem::path& path,
+                   const DataOptions& options, const Tokenizer& tokenizer);
+
 // floor(ratio * num_samples) for the decimal that the user wrote: 0.29 of 100 is 29, although the
 // nearest double is below it. REQUIRES 0 <= ratio <= 1.
 int64_t harmful_count(double ratio, int64_t num_samples);

@@ -56,6 +56,24 @@ int64_t CheckpointManifest::num_bytes() const {
                                [](const CheckpointFile& file) { return file.num_bytes; });
 }
 
+namespace {
+
+constexpr std::string_view kMethod = "method/";
+
+}  // namespace
+
+std::string method_kind(std::string_view name) {
+  std::string kind = cat(kMethod, name);
+  VAX_CHECK(is_method_kind(kind), kind);
+  return kind;
+}
+
+bool is_method_kind(std::string_view kind) {
+  if (!kind.starts_with(kMethod) || kind.size() == kMethod.size()) return false;
+  return kind.substr(kMethod.size()).find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_") ==
+         std::string_view::npos;
+}
+
 std::string slice_dataset(const CheckpointUnit& unit, const CheckpointArray& array) {
   return cat("/", unit.plane, "/", array.kind, "/", unit.name);
 }
@@ -71,6 +89,8 @@ std::string manifest_text(const CheckpointManifest& manifest) {
   text += cat(",\n\"program_version\": ", JsonText(manifest.program_version).text());
   text += cat(",\n\"world_size\": ", manifest.world_size);
   text += cat(",\n\"position\": ", position.text());
+  if (!manifest.method_state.empty())
+    text += cat(",\n\"method_state\": ", JsonText(manifest.method_state).text());
   text += cat(",\n\"config\": ", JsonText(manifest.config).text());
   text += cat(",\n\"data\": ", lines('[', manifest.data, line, ']'));
   text += cat(",\n\"files\": ", lines('[', manifest.files, line, ']'));

@@ -15,6 +15,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -41,9 +42,14 @@ inline constexpr std::string_view kParameters = "parameters";
 inline constexpr std::string_view kExpAvg = "optimizer/exp_avg";
 inline constexpr std::string_view kExpAvgSq = "optimizer/exp_avg_sq";
 
+// Of a training method's vector that is shaped like the trainable parameters. REQUIRES a name of
+// small letters, digits and underscores.
+std::string method_kind(std::string_view name);
+bool is_method_kind(std::string_view kind);
+
 // One quantity of all parameters of a unit.
 struct CheckpointArray {
-  std::string kind;           // kParameters | kExpAvg | kExpAvgSq
+  std::string kind;           // kParameters | kExpAvg | kExpAvgSq | a method's
   DType dtype = DType::kF32;  // kF32 | kBF16
   // Slice i has the elements [i * slice_count, min((i + 1) * slice_count, count)) of the unit.
   std::vector<CheckpointSlice> slices;
@@ -81,6 +87,8 @@ struct CheckpointManifest {
   std::vector<DataFileRecord> data;
   int64_t world_size = 1;
   CheckpointPosition position;
+  // Numbers that the training method carries from step to step, by name; most carry none.
+  std::map<std::string, std::vector<double>> method_state;
   std::vector<CheckpointUnit> units;
   std::vector<CheckpointFile> files;  // all but the manifest itself and its hash
 

@@ -32,6 +32,8 @@ class Object {
     return member;
   }
 
+  Json member(const char* key) const { return value_[key]; }
+
   std::string text(const char* key) const {
     const Json member = required(key);
     if (!member.is_text()) member.fail("a text");
@@ -89,6 +91,17 @@ class Object {
 
   Json value_;
 };
+
+std::map<std::string, std::vector<double>> parse_method_state(const Json& object) {
+  std::map<std::string, std::vector<double>> state;
+  if (!object.exists()) return state;
+  for (const auto& [name, values] : object.members()) {
+    if (!values.is_array()) values.fail("a list");
+    std::vector<double>& numbers = state[name];
+    for (const Json& value : values.items()) numbers.push_back(value.number());
+  }
+  return state;
+}
 
 DataFileRecord parse_data(const Object& object) {
   DataFileRecord data;
@@ -187,8 +200,10 @@ class Parser {
                         std::set<std::string>& kinds) {
     CheckpointArray array;
     array.kind = object.text("kind");
-    if (array.kind != kParameters && array.kind != kExpAvg && array.kind != kExpAvgSq)
-      object.fail_member("kind", cat(kParameters, ", ", kExpAvg, " or ", kExpAvgSq), array.kind);
+    if (array.kind != kParameters && array.kind != kExpAvg && array.kind != kExpAvgSq &&
+        !is_method_kind(array.kind))
+      object.fail_member(
+          "kind", cat(kParameters, ", ", kExpAvg, ", ", kExpAvgSq, " or method/NAME"), array.kind);
     if (!kinds.insert(array.kind).second)
       object.fail_member("kind", "kinds that differ", cat(array.kind, " twice"));
     const std::string dtype = object.text("dtype");
@@ -249,6 +264,7 @@ CheckpointManifest parse_manifest(std::string_view text, const std::string& wher
   manifest.program_version = root.text("program_version");
   manifest.world_size = root.integer("world_size", 1, std::numeric_limits<int32_t>::max());
   manifest.position = parse_position(Object(root.required("position")));
+  manifest.method_state = parse_method_state(root.member("method_state"));
   manifest.config = root.text("config");
   manifest.data = root.objects<DataFileRecord>("data", parse_data);
   Parser parser(manifest);

@@ -3,7 +3,10 @@
 // parameter's shape.
 #include <algorithm>
 #include <functional>
+#include <map>
 #include <numeric>
+#include <optional>
+#include <string>
 
 #include "base/error.h"
 #include "base/narrow.h"
@@ -114,18 +117,20 @@ void fill_index(hid_t file, const CheckpointManifest& manifest) {
   write_attribute(file, "step", manifest.position.step);
   write_attribute(file, "program_version", manifest.program_version);
   write_attribute(file, "config", manifest.config);
-  const Hdf5Group parameters = create_group(file, std::string(kParameters));
   const Hdf5Group optimizer = create_group(file, "optimizer");
-  const Hdf5Group exp_avg = create_group(file, std::string(kExpAvg));
-  const Hdf5Group exp_avg_sq = create_group(file, std::string(kExpAvgSq));
+  std::map<std::string, Hdf5Group> groups;  // by kind
+  for (const std::string_view kind : {kParameters, kExpAvg, kExpAvgSq})
+    groups.emplace(kind, create_group(file, std::string(kind)));
+  std::optional<Hdf5Group> method;
   for (const CheckpointUnit& unit : manifest.units)
-    for (const CheckpointArray& array : unit.arrays)
+    for (const CheckpointArray& array : unit.arrays) {
+      if (!groups.contains(array.kind)) {
+        if (!method) method = create_group(file, "method");
+        groups.emplace(array.kind, create_group(file, array.kind));
+      }
       for (const CheckpointMember& member : unit.members)
-        create_virtual_dataset((array.kind == kParameters ? parameters
-                                : array.kind == kExpAvg   ? exp_avg
-                                                          : exp_avg_sq)
-                                   .get(),
-                               {manifest, unit, array}, member);
+        create_virtual_dataset(groups.at(array.kind).get(), {manifest, unit, array}, member);
+    }
 }
 
 }  // namespace
