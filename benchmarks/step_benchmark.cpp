@@ -14,7 +14,6 @@
 #include <algorithm>
 #include <cstdlib>
 #include <iostream>
-#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -35,6 +34,7 @@ using nlohmann::json;
 // Of one method over the rounds.
 struct Measured {
   std::string name;
+  int method = 0;  // of the engine
   std::vector<double> step_s, passes_s;
   double first_loss = 0;
   int64_t peak_bytes = 0;
@@ -67,12 +67,12 @@ double peak_tflops(const StepSettings& settings, const std::string& device_name)
 
 // One method alone, before the others take memory.
 void measure_alone(StepEngine& engine, Measured& measured) {
-  const auto method = engine.make_method(measured.name);
+  measured.method = engine.add_method(measured.name);
   train::reset_tensor_peak();
   // As it is, captured, replayed.
   constexpr int kSteps = 3;
   for (int i = 0; i < kSteps; ++i) {
-    const StepTime time = engine.step(*method);
+    const StepTime time = engine.step(measured.method);
     if (i == 0) measured.first_loss = time.loss;
   }
   measured.peak_bytes = train::tensor_peak_bytes();
@@ -82,14 +82,12 @@ std::vector<Measured> measure(StepEngine& engine, const StepSettings& settings) 
   std::vector<Measured> all = {{.name = "sft"}, {.name = "vaccine"}};
   if (settings.probe != "same") all.push_back({.name = "vaccine-" + settings.probe});
   for (Measured& measured : all) measure_alone(engine, measured);
-  std::vector<std::unique_ptr<train::StepMethod>> methods;
-  for (const Measured& measured : all) methods.push_back(engine.make_method(measured.name));
   for (int round = -settings.warmup; round < settings.rounds; ++round)
-    for (size_t i = 0; i < all.size(); ++i) {
-      const StepTime time = engine.step(*methods[i]);
+    for (Measured& measured : all) {
+      const StepTime time = engine.step(measured.method);
       if (round < 0) continue;
-      all[i].step_s.push_back(time.step_s);
-      all[i].passes_s.push_back(time.passes_s);
+      measured.step_s.push_back(time.step_s);
+      measured.passes_s.push_back(time.passes_s);
     }
   return all;
 }
@@ -106,8 +104,8 @@ json describe(const StepSettings& settings, const std::string& device_name) {
           {"device", device_name}};
 }
 
-void report(json line, const StepSettings& settings, const StepEngine& engine,
-            const Measured& measured, const Measured& sft) {
+void report(json line, const StepSettings& settings, StepEngine& engine, const Measured& measured,
+            const Measured& sft) {
   const model::Spec& config = engine.plan().model->spec();
   const StepFlop flop = count_flop(settings, config, engine.batch());
   const bool one_pass = measured.name == "sft";

@@ -1,5 +1,5 @@
-// One rank's training steps on a model of a given shape with random weights, made where they are
-// used: what `vaccine align` does between two batches, of the same parts, without files.
+// Training steps of `vaccine align` on one rank, without files: its engine, on a model of a given
+// shape with random weights that are made where they are used.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -12,15 +12,9 @@
 #include "base/packed_batch.h"
 #include "dist/comm/communicator.h"
 #include "dist/device/device_group.h"
-#include "dist/shard/sharded_units.h"
 #include "model/spec.h"
 #include "train/device_waiter.h"
-#include "train/mesh.h"
-#include "train/model_state.h"
-#include "train/optimizer.h"
-#include "train/sharded_weights.h"
-#include "train/step_method.h"
-#include "train/train_options.h"
+#include "train/training_engine.h"
 
 namespace vax::benchmarks {
 
@@ -66,36 +60,24 @@ struct StepTime {
 
 class StepEngine {
  public:
-  // `device` null: the host. The first two are borrowed. THROWS ConfigError.
+  // `device` null: the host. The last two are borrowed. THROWS ConfigError, also when graphs are
+  // asked for and cannot be.
   StepEngine(const StepSettings& settings, const dist::Communicator& world,
              const dist::DeviceContext* device);
 
-  const train::ModelPlan& plan() const { return plan_; }
+  const train::ModelPlan& plan() { return engine_->state().plan(); }
   const PackedBatch& batch() const { return batch_; }
-  int64_t num_parameters() const;
-  // sft | vaccine (pass 1 as pass 2) | vaccine-fp8, vaccine-bf16 (the settings' probe). THROWS
-  // ConfigError when graphs are asked for and cannot be.
-  std::unique_ptr<train::StepMethod> make_method(const std::string& name);
+  int64_t num_parameters() { return engine_->state().num_parameters(); }
+  // sft | vaccine (pass 1 as pass 2) | vaccine-fp8, vaccine-bf16 (the settings' probe); by the
+  // number that is returned it is run.
+  int add_method(const std::string& name);
   // BLOCKS host until the device has done the step. THROWS std::logic_error when the loss or the
   // gradient is not finite.
-  StepTime step(train::StepMethod& method);
+  StepTime step(int method);
 
  private:
-  void fill(train::Plane& plane);
-  train::PassModel model(bool probe);
-
-  const StepSettings settings_;
-  TrainOptions train_;
-  train::ModelPlan plan_;
   train::DeviceWaiter waiter_;
-  train::Mesh mesh_;
-  train::Plane frozen_, trainable_;
-  train::ShardedWeights weights_;
-  std::unique_ptr<train::Plane> probe_plane_;
-  std::unique_ptr<train::ShardedWeights> probe_weights_;
-  dist::ShardedGradients gradients_;
-  train::ShardedGradientSink sink_;
-  train::ShardedAdamW optimizer_;
+  std::unique_ptr<train::TrainingEngine> engine_;
   PackedBatch batch_;
   int64_t num_steps_ = 0;
 };

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "io/huggingface_writer.h"
 #include "io/peft_adapter.h"
+#include "model/lora.h"
 #include "train/model_options.h"
 #include "train/output_options.h"
 #include "train/saver.h"

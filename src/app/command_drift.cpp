@@ -54,7 +54,7 @@ void run_drift(const Session& session) {
   const Options& options = session.options;
   train::Mesh mesh = make_mesh(session, false);
   std::vector<PackedBatch> batches;
-  together(session.world, [&] { batches = drift_batches(options, load_tokenizer(options)); });
+  together(session.world, [&] { batches = drift_batches(session, load_tokenizer(session)); });
   vaccine::DriftMeter meter(std::move(batches), *mesh.world);
   {
     const auto reference =

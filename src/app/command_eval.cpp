@@ -31,8 +31,7 @@ struct LoadedForEval {
             .eval = options.get<EvalOptions>(),
             .data = options.get<DataOptions>(),
             .world = *mesh.world,
-            .begin_pass =
-                [this] { train::begin_step(state->weights(), state->model().unit_uses(false)); },
+            .begin_pass = [this] { state->begin_forward(); },
             .on_progress =
                 [](const eval::EvalProgress& progress) {
                   log::info(cat("  ", progress.part, ": ", progress.done, "/", progress.total));
@@ -43,7 +42,7 @@ struct LoadedForEval {
 LoadedForEval load(const Session& session) {
   const Options& options = session.options;
   LoadedForEval loaded{.mesh = make_mesh(session, false)};
-  together(session.world, [&] { loaded.tokenizer.emplace(load_tokenizer(options)); });
+  together(session.world, [&] { loaded.tokenizer.emplace(load_tokenizer(session)); });
   loaded.state = load_model(session, loaded.mesh,
                             {.model = options.get<ModelOptions>(),
                              .merge = options.get<AdapterOptions>().merge,

@@ -15,7 +15,6 @@
 #include "base/stopwatch.h"
 #include "data/tokenizer.h"
 #include "io/huggingface_writer.h"
-#include "model/families/built_in.h"
 #include "model/init_options.h"
 #include "model/model.h"
 #include "ops/parallel.h"
@@ -75,7 +74,7 @@ void write_random(const FlatMember& member, const InitOptions& options, bool bf1
   }
 }
 
-void write_model(const Options& options) {
+void write_model(const Options& options, const model::Families& families) {
   const Stopwatch watch;
   const std::filesystem::path tokenizer_path = options.get<InitOptions>().tokenizer_path;
   const data::Tokenizer tokenizer = data::Tokenizer::load(tokenizer_path);
@@ -85,7 +84,6 @@ void write_model(const Options& options) {
     throw ConfigError(cat("init.vocab_size: expected at least the tokenizer's ",
                           tokenizer.vocab_size(), " (", tokenizer_path.string(), "), found ",
                           init.vocab_size));
-  const model::Families families = model::built_in_families();
   const model::Spec spec = families.first().design(init);
   const FlatLayout layout = model::make_model(spec, {}, false, at::kFloat)->base_layout();
   const bool bf16 = options.get<ModelOptions>().dtype == ModelDtype::kBf16;
@@ -117,7 +115,7 @@ void write_model(const Options& options) {
 
 void run_init(const Session& session) {
   together(session.world, [&] {
-    if (session.is_root()) write_model(session.options);
+    if (session.is_root()) write_model(session.options, session.catalogue.families);
   });
 }
 

@@ -73,22 +73,31 @@ void run_plan(const Session& session) {
   together(session.world, [&] {
     const Options& options = session.options;
     const train::Layout layout = layout_of(session);
-    const AdapterOptions& adapter = options.get<AdapterOptions>();
-    const model::Spec spec = read_spec(options);
+    const auto& adapter = options.get<AdapterOptions>();
+    const auto& train = options.get<TrainOptions>();
+    const model::Spec spec = read_spec(session, options.get<ModelOptions>().path);
+    const train::MethodMaker method =
+        train::maker_of(session.catalogue.methods.find(train.method), options);
     const train::ModelPlan model(
-        request_of(options), spec,
+        request_of(options, method.declaration), spec,
         adapter.type == AdapterType::kLora
             ? model::make_lora_spec(spec, adapter.r, adapter.alpha, adapter.targets)
             : model::LoraSpec{});
-    const auto rows = static_cast<size_t>(options.get<TrainOptions>().global_batch);
-    const train::Workload workload =
-        train::workload_of(std::vector<int64_t>(rows, options.get<DataOptions>().max_length),
-                           std::vector<int64_t>(rows, options.get<DataOptions>().max_length - 1),
-                           options.get<TrainOptions>(), layout.num_ranks);
-    const train::StepPlan plan = plan_run(options, model, layout, workload);
+    std::vector<int64_t> global_batches = {train.global_batch};
+    for (const train::StreamDeclaration& stream : method.declaration.streams)
+      global_batches.push_back(stream.global_batch);
+    const int64_t length = options.get<DataOptions>().max_length;
+    std::vector<train::Workload> workloads;
+    for (const int64_t rows : global_batches)
+      workloads.push_back(
+          train::workload_of(std::vector<int64_t>(static_cast<size_t>(rows), length),
+                             std::vector<int64_t>(static_cast<size_t>(rows), length - 1), rows,
+                             train.micro_batch, layout.num_ranks));
+    const train::Workload& workload = workloads[0];
+    const train::StepPlan plan = plan_run(options, model, method, layout, workloads);
     if (!session.is_root()) return;
     std::printf("%s on %d ranks, %d a node: %ld tokens a micro-batch, %ld micro-batches\n",
-                options.get<TrainOptions>().method.c_str(), layout.num_ranks, layout.ranks_per_node,
+                train.method.c_str(), layout.num_ranks, layout.ranks_per_node,
                 static_cast<long>(workload.micro_tokens),
                 static_cast<long>(workload.num_micro_batches));
     std::printf("a checkpoint has %s of data\n",

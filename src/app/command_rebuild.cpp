@@ -5,9 +5,10 @@
 
 #include "app/session.h"
 #include "base/error.h"
+#include "base/json.h"
+#include "io/run_log_reader.h"
 #include "io/run_rebuild.h"
 #include "train/output_options.h"
-#include "train/step_figures.h"
 
 namespace vax::app {
 namespace {
@@ -21,14 +22,25 @@ std::string summary_text(const io::RunSummary& summary) {
   return text;
 }
 
+// The figures that the run's method declared: the log begins with the run's configuration.
+io::Figures figures_of(const std::filesystem::path& log, const train::Methods& methods) {
+  std::string name;
+  io::read_run_log(log, {}, [&name](const io::RunEvent& event, const io::RunLogLine&) {
+    if (const auto* start = std::get_if<io::StartRecord>(&event))
+      name = Json::parse(start->config_json, "config").required("train").required("method").text();
+  });
+  return methods.find(name).declare(Options{}).figures;
+}
+
 }  // namespace
 
 void run_rebuild(const Session& session) {
   together(session.world, [&] {
     if (!session.is_root()) return;
     const std::filesystem::path directory = session.options.get<OutputOptions>().dir;
+    const std::filesystem::path log = directory / "run.jsonl";
     const io::RunSummary summary =
-        io::rebuild_run_file(directory / "run.jsonl", train::step_figures(), directory / "run.h5");
+        io::rebuild_run_file(log, figures_of(log, session.catalogue.methods), directory / "run.h5");
     std::cout << "wrote " << (directory / "run.h5").string() << ": " << summary_text(summary)
               << std::endl;
   });

@@ -6,6 +6,7 @@
 #include "app/planning.h"
 #include "app/resolved_config.h"
 #include "app/resuming.h"
+#include "app/run_inputs.h"
 #include "app/runtime_options.h"
 #include "app/session.h"
 #include "base/error.h"
@@ -13,18 +14,17 @@
 #include "base/log.h"
 #include "base/stopwatch.h"
 #include "data/data_options.h"
+#include "ops/device/runtime.h"
 #include "train/checkpoint_options.h"
 #include "train/checkpointer.h"
 #include "train/model_options.h"
 #include "train/output_options.h"
 #include "train/saver.h"
-#include "train/step_figures.h"
 #include "train/train_options.h"
 #include "train/trainer.h"
+#include "train/training_engine.h"
 #include "vaccine/drift.h"
 #include "vaccine/drift_options.h"
-#include "vaccine/vaccine_method.h"
-#include "vaccine/vaccine_options.h"
 
 #ifndef VAX_VERSION
 #error "VAX_VERSION is set by CMake"
@@ -34,44 +34,6 @@ namespace vax::app {
 namespace {
 
 namespace fs = std::filesystem;
-
-bool trains_adapter(const Options& options) {
-  return options.get<AdapterOptions>().type == AdapterType::kLora;
-}
-
-// An adapter that is gone on from brings its shape; an option that says otherwise is a mistake. The
-// options take over its values, so that the stored configuration says what was trained.
-void adopt_initial_adapter(const Session& session, Options& options) {
-  AdapterOptions& adapter = options.get<AdapterOptions>();
-  if (adapter.init.empty()) return;
-  const io::AdapterConfig config = io::read_adapter_config(adapter.init);
-  const CommandLine& given = session.command_line;
-  const auto reject = [&](const char* key, const auto& found, const auto& expected) {
-    throw ConfigError(cat("adapter.", key, " (", given.where(cat("adapter.", key)), "): expected ",
-                          expected, ", the value of adapter.init = ", adapter.init, ", found ",
-                          found));
-  };
-  if (given.given("adapter.r") && adapter.r != config.r) reject("r", adapter.r, config.r);
-  if (given.given("adapter.alpha") && adapter.alpha != config.alpha)
-    reject("alpha", adapter.alpha, config.alpha);
-  if (given.given("adapter.targets")) {
-    const model::Spec spec = read_spec(options);
-    const model::LoraSpec asked = model::make_lora_spec(spec, config.r, 1, adapter.targets);
-    if (asked.targets != model::make_lora_spec(spec, config.r, 1, config.targets).targets)
-      reject("targets", "other layers", "the layers");
-  }
-  adapter.r = config.r;
-  adapter.alpha = config.alpha;
-  adapter.targets = config.targets;
-}
-
-// What only the model can tell, before it is loaded.
-void check_against_model(const Options& options) {
-  if (options.get<TrainOptions>().method != "vaccine") return;
-  const model::Spec spec = read_spec(options);
-  vaccine::Perturbation(options.get<VaccineOptions>(), static_cast<int>(spec.num_layers),
-                        {.width = spec.hidden_size});
-}
 
 io::StartRecord start_record(const Session& session, const Options& options,
                              const data::Dataset& dataset, const train::ModelState& state) {
@@ -88,22 +50,6 @@ io::StartRecord start_record(const Session& session, const Options& options,
     record.data.push_back(
         {.role = source.role, .path = source.path, .sha256 = source.sha256, .rows = source.rows});
   return record;
-}
-
-void report_data(const data::Dataset& dataset) {
-  log::info(cat("data: ", dataset.samples.size(), " rows"));
-  if (dataset.num_cut > 0) log::info(cat(dataset.num_cut, " rows are cut to data.max_length"));
-  if (dataset.num_without_labels > 0)
-    log::warning(cat(dataset.num_without_labels,
-                     " rows have no label left: their prompts fill data.max_length"));
-}
-
-std::unique_ptr<train::StepMethod> make_method(const Options& options,
-                                               const train::StepContext& context) {
-  if (options.get<TrainOptions>().method == "sft")
-    return std::make_unique<train::SftMethod>(context);
-  VAX_CHECK(options.get<TrainOptions>().method == "vaccine", options.get<TrainOptions>().method);
-  return std::make_unique<vaccine::VaccineMethod>(context, options.get<VaccineOptions>());
 }
 
 // Keeps the reference before the first step and measures when drift.interval or the end says so.
@@ -129,18 +75,24 @@ void save(const Options& options, train::ModelState& state, bool is_writer) {
 }
 
 // Of the fullest rank. COLLECTIVE.
-train::MemoryParts planned_memory(const Session& session, dist::Collectives& world,
-                                  const Options& options, const data::Dataset& dataset,
-                                  const train::ModelState& state,
-                                  const vaccine::DriftMeter& meter) {
+train::MemoryParts planned_memory(const Session& session, const Options& options,
+                                  const train::MethodMaker& method,
+                                  const std::vector<train::DataStream>& streams,
+                                  train::TrainingEngine& engine, const vaccine::DriftMeter& meter) {
   const int num_ranks = session.world.size();
   const train::Layout layout{.num_ranks = num_ranks,
                              .ranks_per_node = session.environment.local_size(),
                              .on_device = session.device.context.has_value()};
+  std::vector<train::Workload> workloads;
+  for (const train::DataStream& stream : streams)
+    workloads.push_back(
+        workload_of(stream.dataset, options.get<TrainOptions>(), stream.global_batch, num_ranks));
   train::MemoryParts parts =
-      plan_run(options, state.plan(), layout, workload_of(dataset, options, num_ranks)).memory;
-  parts.drift = meter.reference_bytes(state.model());
-  world.all_reduce(&parts.drift, 1, dist::DataType::kInt64, dist::ReduceOp::kMax).wait();
+      plan_run(options, engine.state().plan(), method, layout, workloads).memory;
+  parts.drift = meter.reference_bytes(engine.state().model());
+  engine.mesh()
+      .world->all_reduce(&parts.drift, 1, dist::DataType::kInt64, dist::ReduceOp::kMax)
+      .wait();
   return parts;
 }
 
@@ -176,19 +128,18 @@ io::CheckpointManifest describe_run(const Session& session, const Options& optio
                        .seed = options.get<TrainOptions>().seed}};
 }
 
-// Weights and moments of the checkpoint in place of the initial ones. COLLECTIVE.
-void restore(const Session& session, const ResumePoint& point, train::ModelState& state,
-             train::Trainer& trainer) {
+// The state of the checkpoint in place of the initial one. COLLECTIVE.
+void restore(const Session& session, const ResumePoint& point, train::TrainingEngine& engine,
+             const train::Trainer& trainer) {
   if (!point.checkpoint) return;
   const Stopwatch watch;
   if (point.steps_done() > trainer.num_steps())
     throw AgreedError(cat("checkpoint.resume: the checkpoint stands at step ", point.steps_done(),
                           ", this run has ", trainer.num_steps(), " steps"),
                       kBadInput);
-  state.begin_update();
-  together(session.world,
-           [&] { train::read_state(*point.checkpoint, state, trainer.optimizer()); });
-  state.publish();
+  engine.state().begin_update();
+  together(session.world, [&] { train::read_state(*point.checkpoint, engine); });
+  engine.state().publish();
   if (session.is_root())
     log::info(cat("going on after step ", point.steps_done(), " of ",
                   point.checkpoint->directory().string(), ", read in ", watch.elapsed_s(), " s"));
@@ -197,6 +148,7 @@ void restore(const Session& session, const ResumePoint& point, train::ModelState
 // On rank 0; null on the others. COLLECTIVE.
 std::unique_ptr<train::RunOutputs> open_outputs(const Session& session, const Options& options,
                                                 const ResumePoint& point,
+                                                const io::Figures& figures,
                                                 const io::StartRecord& start) {
   std::unique_ptr<train::RunOutputs> outputs;
   together(session.world, [&] {
@@ -205,7 +157,7 @@ std::unique_ptr<train::RunOutputs> open_outputs(const Session& session, const Op
     train::RunDescription run{.directory = options.get<OutputOptions>().dir,
                               .config_text = to_ini(session.table(), options),
                               .start = start,
-                              .figures = train::step_figures(),
+                              .figures = figures,
                               .log_interval = options.get<OutputOptions>().log_interval};
     if (point.checkpoint)
       run.resume = {.step = point.steps_done(),
@@ -215,34 +167,6 @@ std::unique_ptr<train::RunOutputs> open_outputs(const Session& session, const Op
     outputs = std::make_unique<train::RunOutputs>(run);
   });
   return outputs;
-}
-
-// What a run is made of before its first step.
-struct Inputs {
-  data::Dataset dataset;
-  std::vector<PackedBatch> drift_batches;
-};
-
-// COLLECTIVE.
-Inputs read_inputs(const Session& session, const ResumePoint& point, Options& options) {
-  Inputs inputs;
-  std::vector<std::string> differences;
-  together(session.world, [&] {
-    adopt_initial_adapter(session, options);
-    check_against_model(options);
-    const data::Tokenizer tokenizer = load_tokenizer(options);
-    inputs.dataset = data::build_dataset(options.get<DataOptions>(), tokenizer,
-                                         options.subcommand == "finetune");
-    check_lengths(inputs.dataset, options);
-    inputs.drift_batches = drift_batches(options, tokenizer);
-    if (point.checkpoint)
-      differences =
-          check_same_run(session.table(), point.checkpoint->manifest(), options, inputs.dataset);
-  });
-  if (!session.is_root()) return inputs;
-  report_data(inputs.dataset);
-  for (const std::string& difference : differences) log::warning(difference);
-  return inputs;
 }
 
 // The steps, with checkpoints. Returns the steps done. COLLECTIVE.
@@ -268,67 +192,95 @@ int64_t run_steps(int64_t steps_done, train::Trainer& trainer, train::Checkpoint
   return steps;
 }
 
+// Are passes captured? They are where they gather nothing and are so small that launching their
+// operators costs about as much as the operators. THROWS ConfigError when that is asked for and
+// cannot be.
+bool use_graphs(const Options& options, const train::Mesh& mesh, const train::ModelState& state) {
+  const Graphs graphs = options.get<RuntimeOptions>().graphs;
+  if (!ops::device::is_selected() || graphs == Graphs::kOff) return false;
+  const bool gathers = !train::passes_gather_nothing(mesh, state);
+  if (graphs == Graphs::kOn) {
+    if (gathers)
+      throw ConfigError(
+          "runtime.graphs: expected auto or off (the passes gather weights: several ranks, or "
+          "parameters that are computed with in another type than they are stored in), found on");
+    return true;
+  }
+  constexpr int64_t kMostTokens = 4096;
+  const auto& train = options.get<TrainOptions>();
+  return !gathers &&
+         train.micro_batch.value_or(train.global_batch) * options.get<DataOptions>().max_length <=
+             kMostTokens;
+}
+
+// The engine of a run, its weights loaded. COLLECTIVE.
+std::unique_ptr<train::TrainingEngine> make_engine(const Session& session, const Options& options,
+                                                   const train::MethodMaker& method,
+                                                   train::Mesh mesh) {
+  auto state = load_model(session, mesh, request_of(options, method.declaration));
+  const train::EngineSettings settings{
+      .train = options.get<TrainOptions>(),
+      .dropout = trains_adapter(options) ? options.get<AdapterOptions>().dropout : 0,
+      .use_graphs = use_graphs(options, mesh, *state)};
+  auto engine =
+      std::make_unique<train::TrainingEngine>(std::move(mesh), std::move(state), settings);
+  engine->add_method(method);
+  return engine;
+}
+
 }  // namespace
 
 ExitCode run_training(const Session& session) {
   Options options = session.options;
-  const train::StopSignals signals(options.get<CheckpointOptions>().signals,
-                                   options.get<CheckpointOptions>().stop_limit_s, kCommFailed);
+  const auto& checkpoint = options.get<CheckpointOptions>();
+  const train::StopSignals signals(checkpoint.signals, checkpoint.stop_limit_s, kCommFailed);
   const bool is_root = session.is_root();
   const ResumePoint point = choose_resume_point(session);
+  const train::MethodMaker method =
+      train::maker_of(session.catalogue.methods.find(options.get<TrainOptions>().method), options);
   train::Mesh mesh = make_mesh(session, !trains_adapter(options));
-  const Inputs inputs = read_inputs(session, point, options);
-  const auto state = load_model(session, mesh, request_of(options));
+  const RunInputs inputs = read_run_inputs(session, point, method, options);
+  const auto engine = make_engine(session, options, method, std::move(mesh));
+  train::ModelState& state = engine->state();
 
-  vaccine::DriftMeter meter(inputs.drift_batches, *mesh.world);
-  train::MemoryParts planned =
-      planned_memory(session, *mesh.world, options, inputs.dataset, *state, meter);
-  train::Trainer trainer(
-      {.train = options.get<TrainOptions>(),
-       .data = options.get<DataOptions>(),
-       .mesh = mesh,
-       .state = *state,
-       .dataset = inputs.dataset,
-       .dropout = trains_adapter(options) ? options.get<AdapterOptions>().dropout : 0,
-       .graphs = options.get<RuntimeOptions>().graphs,
-       .rho = options.get<TrainOptions>().method == "vaccine"
-                  ? std::optional(options.get<VaccineOptions>().rho)
-                  : std::nullopt,
-       .make_method =
-           [&](const train::StepContext& context) { return make_method(options, context); },
-       .measure_drift = drift_observer(options, meter, *state)});
+  vaccine::DriftMeter meter(inputs.drift_batches, *engine->mesh().world);
+  const std::vector<train::DataStream> streams = inputs.data_streams(options, method.declaration);
+  train::MemoryParts planned = planned_memory(session, options, method, streams, *engine, meter);
+  train::Trainer trainer({.engine = *engine,
+                          .options = options.get<TrainOptions>(),
+                          .shuffle = options.get<DataOptions>().shuffle,
+                          .max_length = options.get<DataOptions>().max_length,
+                          .streams = streams,
+                          .measure_drift = drift_observer(options, meter, state)});
   together(session.world, [&] { trainer.check_batches(); });
   trainer.keep_reference();
-  restore(session, point, *state, trainer);
+  restore(session, point, *engine, trainer);
 
-  const io::StartRecord start = start_record(session, options, inputs.dataset, *state);
-  const auto outputs = open_outputs(session, options, point, start);
+  const io::StartRecord start = start_record(session, options, inputs.dataset, state);
+  const auto outputs = open_outputs(session, options, point, method.declaration.figures, start);
   session.watchdog.set_record_directory(options.get<OutputOptions>().dir);
   train::Checkpointer checkpointer(
-      {.options = options.get<CheckpointOptions>(),
+      {.options = checkpoint,
        .world = session.world,
-       .mesh = mesh,
-       .arrays = train::state_arrays(
-           *state, trainer.optimizer(),
-           trains_adapter(options) && options.get<CheckpointOptions>().adapter_only.value_or(true)),
+       .engine = *engine,
+       .adapter_only = trains_adapter(options) && checkpoint.adapter_only.value_or(true),
        .root = checkpoint_root(options),
        .description = describe_run(session, options, start, trainer),
        .requests = train::RequestFiles(options.get<OutputOptions>().dir),
        .outputs = outputs.get()});
   // Copies for checkpoints lie on the host: not in the memory that is counted with a device.
   const bool counts_copies = !session.device.context.has_value();
-  if (options.get<CheckpointOptions>().interval > 0 && counts_copies)
-    planned.checkpoint = checkpointer.planned_bytes();
+  if (checkpoint.interval > 0 && counts_copies) planned.checkpoint = checkpointer.planned_bytes();
   if (is_root) log::info(cat("memory of a rank, at most: ", memory_text(planned)));
 
   if (run_steps(point.steps_done(), trainer, checkpointer, outputs.get()) < trainer.num_steps())
     return kStopped;
-  train::MemoryParts measured = trainer.measured_memory();
-  measured.drift = meter.reference_bytes(state->model());
+  train::MemoryParts measured = engine->measured_memory();
+  measured.drift = meter.reference_bytes(state.model());
   if (counts_copies) measured.checkpoint = checkpointer.snapshot_bytes();
-  report_memory(session, *mesh.world, planned, measured, outputs.get());
-  mesh.calls->set_place("final save");
-  save(options, *state, is_root);
+  report_memory(session, *engine->mesh().world, planned, measured, outputs.get());
+  engine->mesh().calls->set_place("final save");
+  save(options, state, is_root);
   if (outputs) {
     outputs->end("done", trainer.num_steps());
     log::info(cat("wrote ",

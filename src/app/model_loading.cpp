@@ -7,7 +7,6 @@
 #include "base/log.h"
 #include "data/data_options.h"
 #include "data/packing.h"
-#include "model/families/built_in.h"
 #include "train/model_options.h"
 #include "train/shard_options.h"
 #include "vaccine/drift_options.h"
@@ -29,17 +28,16 @@ void report_model(const train::ModelRequest& request, train::ModelState& state) 
 
 }  // namespace
 
-model::Spec read_spec(const Options& options) {
-  return model::built_in_families().read(std::filesystem::path(options.get<ModelOptions>().path) /
-                                         "config.json");
+model::Spec read_spec(const Session& session, const std::string& directory) {
+  return session.catalogue.families.read(std::filesystem::path(directory) / "config.json");
 }
 
-data::Tokenizer load_tokenizer(const Options& options) {
-  data::Tokenizer tokenizer = data::Tokenizer::load(options.get<ModelOptions>().path);
-  const int64_t vocab_size = read_spec(options).vocab_size;
+data::Tokenizer load_tokenizer(const Session& session) {
+  const std::string& path = session.options.get<ModelOptions>().path;
+  data::Tokenizer tokenizer = data::Tokenizer::load(path);
+  const int64_t vocab_size = read_spec(session, path).vocab_size;
   if (tokenizer.vocab_size() > vocab_size)
-    throw ConfigError(cat(options.get<ModelOptions>().path, ": the tokenizer has ",
-                          tokenizer.vocab_size(),
+    throw ConfigError(cat(path, ": the tokenizer has ", tokenizer.vocab_size(),
                           " ids: expected at most vocab_size = ", vocab_size, " of config.json"));
   return tokenizer;
 }
@@ -56,7 +54,9 @@ std::unique_ptr<train::ModelState> load_model(const Session& session, train::Mes
   request.device = session.device.device;
   request.on_device = session.device.context.has_value();
   std::unique_ptr<train::ModelState> state;
-  together(session.world, [&] { state = std::make_unique<train::ModelState>(request); });
+  together(session.world, [&] {
+    state = std::make_unique<train::ModelState>(request, read_spec(session, request.model.path));
+  });
   state->allocate(mesh);
   together(session.world, [&] { state->read(); });
   state->publish();
@@ -64,30 +64,29 @@ std::unique_ptr<train::ModelState> load_model(const Session& session, train::Mes
   return state;
 }
 
-std::vector<PackedBatch> drift_batches(const Options& options, const data::Tokenizer& tokenizer) {
-  const data::Dataset dataset =
-      data::build_first_rows(options.get<DriftOptions>().path, options.get<DriftOptions>().samples,
-                             options.get<DataOptions>(), tokenizer);
-  check_lengths(dataset, options);
+std::vector<PackedBatch> drift_batches(const Session& session, const data::Tokenizer& tokenizer) {
+  const auto& drift = session.options.get<DriftOptions>();
+  const data::Dataset dataset = data::build_first_rows(
+      drift.path, drift.samples, session.options.get<DataOptions>(), tokenizer);
+  check_lengths(session, dataset);
   std::vector<PackedBatch> batches;
-  for (int64_t first = 0; first < dataset.size(); first += options.get<DriftOptions>().batch) {
+  for (int64_t first = 0; first < dataset.size(); first += drift.batch) {
     std::vector<const data::Sample*> samples;
-    for (int64_t i = first; i < std::min(first + options.get<DriftOptions>().batch, dataset.size());
-         ++i)
+    for (int64_t i = first; i < std::min(first + drift.batch, dataset.size()); ++i)
       samples.push_back(&dataset.samples[static_cast<size_t>(i)]);
     batches.push_back(data::pack(samples, first));
   }
   return batches;
 }
 
-void check_lengths(const data::Dataset& dataset, const Options& options) {
-  const int64_t limit = read_spec(options).max_positions;
+void check_lengths(const Session& session, const data::Dataset& dataset) {
+  const std::string& path = session.options.get<ModelOptions>().path;
+  const int64_t limit = read_spec(session, path).max_positions;
   for (const data::Sample& sample : dataset.samples)
     if (sample.size() > limit)
       throw ConfigError(cat("data.max_length: expected at most max_position_embeddings = ", limit,
-                            " of ", options.get<ModelOptions>().path, ", found ",
-                            options.get<DataOptions>().max_length, " and a sample of ",
-                            sample.size(), " ids"));
+                            " of ", path, ", found ", session.options.get<DataOptions>().max_length,
+                            " and a sample of ", sample.size(), " ids"));
 }
 
 }  // namespace vax::app

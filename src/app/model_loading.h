@@ -14,11 +14,11 @@
 
 namespace vax::app {
 
-// What config.json of model.path states. THROWS DataError.
-model::Spec read_spec(const Options& options);
+// What config.json in this directory states. THROWS DataError.
+model::Spec read_spec(const Session& session, const std::string& directory);
 
 // The tokenizer of model.path. THROWS ConfigError when it has more ids than the embedding rows.
-data::Tokenizer load_tokenizer(const Options& options);
+data::Tokenizer load_tokenizer(const Session& session);
 
 // The groups that the placements of [shard] ask for; `probe_is_trainable` as train::make_mesh.
 // COLLECTIVE. THROWS ConfigError on all ranks.
@@ -29,9 +29,9 @@ std::unique_ptr<train::ModelState> load_model(const Session& session, train::Mes
                                               train::ModelRequest request);
 
 // The first drift.samples rows of drift.path in file order, in batches of drift.batch.
-std::vector<PackedBatch> drift_batches(const Options& options, const data::Tokenizer& tokenizer);
+std::vector<PackedBatch> drift_batches(const Session& session, const data::Tokenizer& tokenizer);
 
 // THROWS ConfigError when a sample is longer than the model's positions.
-void check_lengths(const data::Dataset& dataset, const Options& options);
+void check_lengths(const Session& session, const data::Dataset& dataset);
 
 }  // namespace vax::app

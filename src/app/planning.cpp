@@ -7,56 +7,53 @@
 #include "train/model_options.h"
 #include "train/shard_options.h"
 #include "train/train_options.h"
-#include "vaccine/vaccine_method.h"
-#include "vaccine/vaccine_options.h"
 
 namespace vax::app {
 
-train::ModelRequest request_of(const Options& options) {
-  const bool trains_adapter = options.get<AdapterOptions>().type == AdapterType::kLora;
+train::ModelRequest request_of(const Options& options, const train::MethodDeclaration& method) {
+  const auto& adapter = options.get<AdapterOptions>();
+  const bool trains_adapter = adapter.type == AdapterType::kLora;
   train::ModelRequest request{
       .model = options.get<ModelOptions>(),
-      .merge = options.get<AdapterOptions>().merge,
+      .merge = adapter.merge,
       .shard = options.get<ShardOptions>(),
       .train_base = !trains_adapter,
       .seed = options.get<TrainOptions>().seed,
+      .probe_dtype = method.probe_dtype,
       .on_device = options.get<RuntimeOptions>().device == DeviceChoice::kCuda};
-  if (options.get<TrainOptions>().method == "vaccine")
-    request.probe_dtype = options.get<VaccineOptions>().probe_dtype;
-  if (trains_adapter) request.adapter = options.get<AdapterOptions>();
+  if (trains_adapter) request.adapter = adapter;
   return request;
 }
 
-train::MethodPlan method_plan(const Options& options, const train::ModelPlan& model, int64_t step,
-                              int64_t num_micro_batches) {
-  const auto count = static_cast<size_t>(num_micro_batches);
-  if (options.get<TrainOptions>().method == "sft")
-    return train::sft_plan(options.get<TrainOptions>(), *model.model, count);
-  VAX_CHECK(options.get<TrainOptions>().method == "vaccine", options.get<TrainOptions>().method);
-  return vaccine::vaccine_plan(options.get<VaccineOptions>(), options.get<TrainOptions>(),
-                               *model.model, model.probe.get(), step, count);
-}
-
 train::StepPlan plan_run(const Options& options, const train::ModelPlan& model,
-                         const train::Layout& layout, const train::Workload& workload) {
+                         const train::MethodMaker& method, const train::Layout& layout,
+                         std::span<const train::Workload> workloads) {
+  std::vector<size_t> num_micro_batches;
+  for (const train::Workload& workload : workloads)
+    num_micro_batches.push_back(static_cast<size_t>(workload.num_micro_batches));
+  train::RecordingEngine recorder(*model.model);
   const auto plan_of = [&](int64_t step) {
-    return train::plan_step(model, options.get<ShardOptions>(), layout,
-                            method_plan(options, model, step, workload.num_micro_batches),
-                            workload);
+    const auto recorded = method.make({.model = *model.model,
+                                       .probe = model.probe ? *model.probe : *model.model,
+                                       .device = at::kCPU});
+    return train::plan_step(model, options.get<ShardOptions>(), layout, options.get<TrainOptions>(),
+                            method.declaration, recorder.record(*recorded, step, num_micro_batches),
+                            workloads);
   };
-  train::StepPlan ordinary = plan_of(1 + options.get<VaccineOptions>().interval);
+  train::StepPlan ordinary = plan_of(method.declaration.ordinary_step);
   ordinary.memory = plan_of(1).memory;
   return ordinary;
 }
 
-train::Workload workload_of(const data::Dataset& dataset, const Options& options, int num_ranks) {
+train::Workload workload_of(const data::Dataset& dataset, const TrainOptions& options,
+                            int64_t global_batch, int num_ranks) {
   std::vector<int64_t> lengths, labels;
   for (const data::Sample& sample : dataset.samples) {
     lengths.push_back(sample.size());
     labels.push_back(sample.num_labels());
   }
-  return train::workload_of(std::move(lengths), std::move(labels), options.get<TrainOptions>(),
-                            num_ranks);
+  return train::workload_of(std::move(lengths), std::move(labels), global_batch,
+                            options.micro_batch, num_ranks);
 }
 
 io::MemoryRecord memory_record(const train::MemoryParts& planned,

@@ -1,30 +1,29 @@
 // A training run's plan from its options: what `vaccine plan` prints and a run reports of itself.
 #pragma once
 
+#include <span>
 #include <string>
-#include <vector>
 
 #include "base/option_set.h"
 #include "data/dataset.h"
 #include "io/run_records.h"
 #include "train/step_plan.h"
+#include "train/training_engine.h"
 
 namespace vax::app {
 
 // The model and its placement that the options of a training run (or `plan`) ask for.
-train::ModelRequest request_of(const Options& options);
+train::ModelRequest request_of(const Options& options, const train::MethodDeclaration& method);
 
-// Step `step` of the method that train.method names.
-train::MethodPlan method_plan(const Options& options, const train::ModelPlan& model, int64_t step,
-                              int64_t num_micro_batches);
-
-// Memory as the step needs it that needs most (one that checks its probe, where there is one);
-// traffic and schedule as those of the ordinary two-pass step.
+// Memory as the step needs it that needs most; traffic and schedule as those of an ordinary one
+// (MethodDeclaration::ordinary_step). `workloads`: of the run's data and of the method's streams.
 train::StepPlan plan_run(const Options& options, const train::ModelPlan& model,
-                         const train::Layout& layout, const train::Workload& workload);
+                         const train::MethodMaker& method, const train::Layout& layout,
+                         std::span<const train::Workload> workloads);
 
 // What the longest rows of the data could ask of a rank.
-train::Workload workload_of(const data::Dataset& dataset, const Options& options, int num_ranks);
+train::Workload workload_of(const data::Dataset& dataset, const TrainOptions& options,
+                            int64_t global_batch, int num_ranks);
 
 // Planned beside measured; both empty-handed parts are left out.
 io::MemoryRecord memory_record(const train::MemoryParts& planned,

@@ -123,7 +123,7 @@ ExitCode run_program(int argc, const char* const* argv, const Catalogue& catalog
   if (world.rank() == 0 && device.context)
     log::info(cat("computing on ", ops::device::name(device.context->index)));
   const train::DeviceWaiter waiter(world, device.context ? &*device.context : nullptr);
-  const Session session{command_line, options, environment, world, watchdog, device};
+  const Session session{command_line, options, environment, world, watchdog, device, catalogue};
   try {
     return commands().at(options.subcommand)(session);
   } catch (const train::DivergenceError& e) {

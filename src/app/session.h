@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "app/catalogue.h"
 #include "app/command_line.h"
 #include "app/compute_device.h"
 #include "dist/comm/communicator.h"
@@ -38,6 +39,7 @@ struct Session {
   const dist::Communicator& world;
   dist::Watchdog& watchdog;
   const ComputeDevice& device;
+  const Catalogue& catalogue;
 
   const OptionTable& table() const { return *command_line.table; }
   bool is_root() const { return world.rank() == 0; }

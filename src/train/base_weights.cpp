@@ -145,12 +145,11 @@ void fill_stretch(const Fill& fill, const FlatMember& member, int64_t first,
 
 void fill_shards(Plane& plane,
                  const std::function<void(const FlatMember&, int64_t, at::Tensor)>& fill) {
-  for (int unit = 0; unit < plane.num_layout_units(); ++unit) {
-    const int index = plane.index_of(unit);
-    if (index < 0) continue;
+  int index = 0;
+  for (const FlatUnit& unit : plane.layout().units()) {
     const dist::Partition& part = plane.units().partition(index);
-    at::Tensor& shard = plane.units().shard(index);
-    for (const FlatGroup& group : plane.layout()[static_cast<size_t>(unit)].groups)
+    at::Tensor& shard = plane.units().shard(index++);
+    for (const FlatGroup& group : unit.groups)
       for (const FlatMember& member : group.members) {
         const int64_t begin = std::max(part.begin, member.offset);
         const int64_t end = std::min(part.end, member.offset + member.count);
@@ -191,7 +190,7 @@ void load_lora(Plane& plane, const io::PeftAdapter& adapter, const std::string& 
   for (const io::AdapterModule& module : adapter.modules())
     for (const io::TensorInfo* info : {module.a, module.b}) tensors[info->name] = info;
   size_t num_members = 0;
-  for_each_member(plane.layout(), [&](const FlatMember& member) {
+  for_each_member(plane.layout().units(), [&](const FlatMember& member) {
     const auto found = tensors.find(member.name);
     if (found == tensors.end())
       throw DataError(cat(directory, ": the adapter lacks ", member.name));

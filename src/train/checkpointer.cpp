@@ -69,13 +69,14 @@ int64_t bytes_of(const StateArray& array) {
 
 }  // namespace
 
-Checkpointer::Checkpointer(CheckpointerInputs inputs) : in_(std::move(inputs)) {
-  dist::Collectives& world = *in_.mesh.world;
+Checkpointer::Checkpointer(CheckpointerInputs inputs)
+    : in_(std::move(inputs)), arrays_(state_arrays(in_.engine, in_.adapter_only)) {
+  dist::Collectives& world = *in_.engine.mesh().world;
   // Frozen weights are written by the shard group that rank 0 is in: others have copies.
-  for (size_t i = 0; i < in_.arrays.size(); ++i) {
-    if (!writes(in_.arrays[i])) continue;
+  for (size_t i = 0; i < arrays_.size(); ++i) {
+    if (!writes(arrays_[i])) continue;
     own_.push_back(i);
-    most_bytes_ += bytes_of(in_.arrays[i]);
+    most_bytes_ += bytes_of(arrays_[i]);
   }
   total_bytes_ = most_bytes_ + io::rank_file_overhead_bytes(own_.size());
   world.all_reduce(&most_bytes_, 1, dist::DataType::kInt64, dist::ReduceOp::kMax).wait();
@@ -87,8 +88,9 @@ Checkpointer::~Checkpointer() { cancelled_ = true; }
 // Replicas of trainable units have the same slices: they take turns, unit by unit.
 bool Checkpointer::writes(const StateArray& array) const {
   if (array.num_elements() == 0) return false;
-  if (array.plane == "frozen") return in_.mesh.is_first_of_frozen;
-  return array.unit_index % in_.mesh.replicas->size() == in_.mesh.replicas->rank();
+  if (array.plane == "frozen") return in_.engine.mesh().is_first_of_frozen;
+  const dist::Collectives& replicas = *in_.engine.mesh().replicas;
+  return array.unit_index % replicas.size() == replicas.rank();
 }
 
 int64_t Checkpointer::snapshot_bytes() const {
@@ -131,7 +133,9 @@ Checkpointer::Agreed Checkpointer::agree() {
   const bool is_root = in_.world.rank() == 0;
   int64_t flags[3] = {StopSignals::received() || (is_root && in_.requests.stop_requested()),
                       is_root && in_.requests.save_requested(), own_part_is_running()};
-  in_.mesh.world->all_reduce(flags, 3, dist::DataType::kInt64, dist::ReduceOp::kMax).wait();
+  in_.engine.mesh()
+      .world->all_reduce(flags, 3, dist::DataType::kInt64, dist::ReduceOp::kMax)
+      .wait();
   return {.stop = flags[0] != 0, .save = flags[1] != 0, .busy = flags[2] != 0};
 }
 
@@ -143,6 +147,7 @@ void Checkpointer::begin(int64_t step) {
       in_.world.broadcast_text(in_.world.rank() == 0 ? prepare_directory() : std::string(), 0);
   if (!error.empty()) return give_up(error);
   take_snapshot();
+  method_state_ = in_.engine.method().state();
   phase_ = Phase::kWriting;
   if (!own_.empty()) written_ = run_beside([this] { return write_own_file(); });
   stall_s_ = watch.elapsed_s();
@@ -170,7 +175,7 @@ at::Tensor host_buffer_like(const at::Tensor& content) {
 
 void Checkpointer::take_snapshot() {
   for (size_t i = 0; i < own_.size(); ++i) {
-    const StateArray& array = in_.arrays[own_[i]];
+    const StateArray& array = arrays_[own_[i]];
     const at::Tensor content = array.shard.narrow(0, 0, array.num_elements());
     if (snapshot_.size() == i) snapshot_.push_back(host_buffer_like(content));
     ops::device::wait_for(content);
@@ -181,7 +186,7 @@ void Checkpointer::take_snapshot() {
 io::WrittenFile Checkpointer::write_own_file() const {
   std::vector<io::SliceToWrite> slices;
   for (size_t i = 0; i < own_.size(); ++i) {
-    const StateArray& array = in_.arrays[own_[i]];
+    const StateArray& array = arrays_[own_[i]];
     const io::CheckpointArray described = describe_array(array);
     slices.push_back({.dataset = io::slice_dataset(describe_unit(array), described),
                       .dtype = described.dtype,
@@ -206,7 +211,7 @@ Checkpointer::OwnFile Checkpointer::describe_own_file() {
     own.file = written.file;
     for (size_t i = 0; i < own_.size(); ++i)
       own.slices.push_back({.array = own_[i],
-                            .index = narrow<size_t>(in_.arrays[own_[i]].slice),
+                            .index = narrow<size_t>(arrays_[own_[i]].slice),
                             .offset_bytes = written.offset_bytes[i]});
   } catch (const std::exception& e) {
     own.error = e.what();
@@ -243,9 +248,10 @@ void Checkpointer::collect() {
 io::CheckpointManifest Checkpointer::complete_manifest(const std::vector<OwnFile>& ranks) const {
   io::CheckpointManifest manifest = in_.description;
   manifest.position.step = step_;
+  manifest.method_state = method_state_;
   // Arrays of one unit follow each other.
   std::vector<std::pair<size_t, size_t>> places;
-  for (const StateArray& array : in_.arrays) {
+  for (const StateArray& array : arrays_) {
     const bool is_new = manifest.units.empty() || manifest.units.back().plane != array.plane ||
                         manifest.units.back().name != array.unit->name;
     if (is_new) manifest.units.push_back(describe_unit(array));

@@ -23,7 +23,6 @@
 #include "dist/comm/communicator.h"
 #include "io/checkpoint_file.h"
 #include "train/checkpoint_options.h"
-#include "train/mesh.h"
 #include "train/run_outputs.h"
 #include "train/run_state.h"
 #include "train/stop_requests.h"
@@ -39,11 +38,10 @@ class CheckpointFailed : public std::runtime_error {
 struct CheckpointerInputs {
   const CheckpointOptions& options;
   const dist::Communicator& world;
-  Mesh& mesh;
-  // The same on all ranks: see state_arrays().
-  std::vector<StateArray> arrays;
+  TrainingEngine& engine;
+  bool adapter_only = true;    // see state_arrays()
   std::filesystem::path root;  // where the checkpoints lie
-  // Everything but units, files and position.step.
+  // Everything but units, files, position.step and the method's state.
   io::CheckpointManifest description;
   RequestFiles requests;
   RunOutputs* outputs = nullptr;  // rank 0 only
@@ -119,9 +117,11 @@ class Checkpointer {
   bool own_part_is_running() const;
 
   CheckpointerInputs in_;
+  std::vector<StateArray> arrays_;    // the same on all ranks
   int64_t total_bytes_ = 0;           // of a checkpoint, at most
   int64_t most_bytes_ = 0;            // that one rank writes
   std::vector<size_t> own_;           // indices of the arrays that this rank writes
+  MethodState method_state_;          // of the checkpoint under way
   std::vector<at::Tensor> snapshot_;  // of those, [num_elements]; kept for the next one
 
   Phase phase_ = Phase::kIdle;

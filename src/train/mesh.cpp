@@ -1,7 +1,7 @@
 #include "train/mesh.h"
 
 #include "base/error.h"
-#include "base/narrow.h"
+#include "train/placement.h"
 
 namespace vax::train {
 namespace {
@@ -12,10 +12,7 @@ struct Axes {
 };
 
 Axes full_axes(const dist::Communicator& world, const ShardOptions& shard) {
-  const int size = narrow<int>(shard.group_size.value_or(world.size()));
-  if (size < 1 || world.size() % size != 0)
-    throw ConfigError(cat("shard.group_size: expected a divisor of the number of ranks = ",
-                          world.size(), ", found ", size));
+  const int size = group_size_of({}, shard, {.num_ranks = world.size()});
   return {.shard_group = world.split(world.rank() / size),
           .replicas = world.split(world.rank() % size)};
 }
@@ -37,23 +34,12 @@ void check_equal_nodes(dist::Collectives& world, const dist::Communicator& node)
 
 }  // namespace
 
-void check_placements(const ShardOptions& shard, bool on_device) {
-  if (!on_device || (shard.frozen != Placement::kNode && shard.trainable != Placement::kNode))
-    return;
-  throw ConfigError(
-      "shard.frozen, shard.trainable: expected full or replicate on a GPU (ranks share the memory "
-      "of "
-      "a host only), found node");
-}
-
 Mesh make_mesh(const dist::Communicator& world, const dist::Communicator& node,
                const ShardOptions& shard, bool probe_is_trainable,
                const dist::DeviceContext* device) {
   Mesh mesh{.world = world.make_collectives("world"), .calls = world.calls()};
-  const bool frozen_on_node =
-      shard.frozen == Placement::kNode || (shard.frozen == Placement::kReplicate && !device);
-  const bool trainable_on_node = shard.trainable == Placement::kNode;
-  check_placements(shard, device != nullptr);
+  const bool frozen_on_node = placement_of(shard, false, device != nullptr).on_node;
+  const bool trainable_on_node = placement_of(shard, true, device != nullptr).on_node;
   if (trainable_on_node) check_equal_nodes(*mesh.world, node);
   const Axes full = full_axes(world, shard);
   const Axes on_node = node_axes(world, node);

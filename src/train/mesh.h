@@ -1,13 +1,6 @@
-// The groups of ranks that a run communicates in. For each plane of weights, world = shard groups x
-// replicas: consecutive ranks form a shard group (units are spread over it), ranks at the same
-// place of every shard group are replicas (their gradient shards are summed). The shard group is
-//   full       group_size ranks; all of them by default
-//   node       the ranks of a node, which share its memory: a unit lies there once and is read in
-//              place, nothing is gathered
-//   replicate  frozen: as node, the closest to one copy a rank that shared memory makes sensible.
-//              trainable: as full for masters and optimizer state; only the gathered copies stay
-// Each purpose has its own communicator, so that outstanding operations of different kinds never
-// have to agree on an order.
+// The groups of ranks that a run communicates in: for each plane of weights its shard groups and
+// replicas, as train/placement.h says. Each purpose has its own communicator, so that outstanding
+// operations of different kinds never have to agree on an order.
 #pragma once
 
 #include <cstdint>
@@ -46,15 +39,12 @@ struct Mesh {
   int64_t sent_bytes() const;
 };
 
-// THROWS ConfigError where a placement shares the memory of a node's hosts and there are devices.
-void check_placements(const ShardOptions& shard, bool on_device);
-
 // COLLECTIVE over `world`. `node`: the ranks of this rank's node (Communicator::split_by_node, or,
 // to try several nodes on one machine, any part of it). `probe_is_trainable`: the probe's weights
 // are copies of trainable ones (full parameters). THROWS ConfigError, on all ranks, when group_size
 // does not divide the number of ranks or, with trainable = node, nodes have different numbers of
 // ranks.
-// `device`: of this rank, null on a host; THROWS with it as check_placements(). The communicator
+// `device`: of this rank, null on a host; THROWS with it as placement_of(). The communicator
 // must outlive the mesh then.
 Mesh make_mesh(const dist::Communicator& world, const dist::Communicator& node,
                const ShardOptions& shard, bool probe_is_trainable,

@@ -1,17 +1,12 @@
 #include "train/model_state.h"
 
-#include <filesystem>
+#include <utility>
 
 #include "base/error.h"
 #include "base/stopwatch.h"
-#include "model/families/built_in.h"
 
 namespace vax::train {
 namespace {
-
-model::Spec spec_of(const ModelRequest& request) {
-  return model::built_in_families().read(std::filesystem::path(request.model.path) / "config.json");
-}
 
 model::LoraSpec lora_of(const ModelRequest& request, const model::Spec& spec,
                         const std::optional<io::PeftAdapter>& initial) {
@@ -28,77 +23,22 @@ std::optional<io::PeftAdapter> open_initial(const ModelRequest& request) {
   return io::PeftAdapter::open(request.adapter->init);
 }
 
-int64_t gathered_bytes(const FlatLayout& layout, at::ScalarType type) {
-  int64_t count = 0;
-  for (const FlatUnit& unit : layout) count += unit.count;
-  return count * static_cast<int64_t>(at::elementSize(type));
-}
-
-ModelPlan plan_of(const ModelRequest& request, const std::optional<io::PeftAdapter>& initial) {
-  const model::Spec spec = spec_of(request);
-  return ModelPlan(request, spec, lora_of(request, spec, initial));
-}
-
-// Planes gather into memory of their own: the budget is divided by their sizes.
-void divide_residency(double residency_gib, ModelPlan& plan) {
-  const int64_t frozen =
-      gathered_bytes(plan.model->frozen_layout(), plan.frozen_units.gather_dtype);
-  const int64_t trainable =
-      gathered_bytes(plan.model->trainable_layout(), plan.trainable_units.gather_dtype);
-  const FlatLayout& copied =
-      plan.train_base ? plan.model->trainable_layout() : plan.model->frozen_layout();
-  const int64_t probe = plan.probe && !plan.probe_shares_weights
-                            ? gathered_bytes(copied, plan.probe_units.gather_dtype)
-                            : 0;
-  const double per_byte = residency_gib / static_cast<double>(frozen + trainable + probe);
-  plan.frozen_units.residency_gib = per_byte * static_cast<double>(frozen);
-  plan.trainable_units.residency_gib = per_byte * static_cast<double>(trainable);
-  plan.probe_units.residency_gib = per_byte * static_cast<double>(probe);
-}
-
 }  // namespace
 
-at::ScalarType compute_dtype_of(const ModelOptions& options) {
-  return options.dtype == ModelDtype::kBf16 ? at::kBFloat16 : at::kFloat;
+ModelState::ModelState(const ModelRequest& request, const model::Spec& spec)
+    : ModelState(request, spec, open_initial(request)) {}
+
+ModelState::ModelState(const ModelRequest& request, const model::Spec& spec,
+                       std::optional<io::PeftAdapter> initial)
+    : initial_(std::move(initial)),
+      initial_directory_(request.adapter ? request.adapter->init : ""),
+      seed_(request.seed),
+      plan_(request, spec, lora_of(request, spec, initial_)) {
+  base_ = std::make_unique<BaseWeights>(request.model.path, model().base_layout(),
+                                        model().spec().names.ignored, request.merge);
 }
 
-ModelPlan::ModelPlan(const ModelRequest& request, const model::Spec& spec,
-                     const model::LoraSpec& lora)
-    : train_base(request.train_base) {
-  const at::ScalarType compute = compute_dtype_of(request.model);
-  model = model::make_model(spec, lora, train_base, compute, request.device);
-  probe_is_fp8 = request.probe_dtype == ProbeDtype::kFp8;
-  probe_shares_weights = probe_is_fp8 && compute == at::kBFloat16;
-  if (probe_is_fp8 || (request.probe_dtype == ProbeDtype::kBf16 && compute != at::kBFloat16))
-    probe = model::make_model(spec, lora, train_base, at::kBFloat16, request.device);
-  if (const auto held = model->held_together())
-    nesting = {.outer = held->outer, .inner = held->inner};
-
-  dist::ShardedUnitsOptions common{.prefetch = static_cast<int>(request.shard.prefetch),
-                                   .held_at_once = nesting ? 2 : 1,
-                                   .device = request.device};
-  // Frozen weights are stored as they are computed with, trainable ones have fp32 masters.
-  frozen_units = trainable_units = common;
-  frozen_units.shard_dtype = frozen_units.gather_dtype = compute;
-  check_placements(request.shard, request.on_device);
-  frozen_units.node_shared = request.shard.frozen != Placement::kFull && !request.on_device;
-  frozen_units.replicate = request.shard.frozen == Placement::kReplicate && request.on_device;
-  trainable_units.gather_dtype = train_base ? compute : at::kFloat;
-  trainable_units.node_shared = request.shard.trainable == Placement::kNode;
-  trainable_units.replicate = request.shard.trainable == Placement::kReplicate;
-  probe_units = train_base ? trainable_units : frozen_units;
-  probe_units.gather_dtype = at::kBFloat16;
-  divide_residency(request.shard.residency_gib, *this);
-}
-
-ModelState::ModelState(const ModelRequest& request) : ModelState(request, open_initial(request)) {}
-
-ModelState::ModelState(const ModelRequest& request, std::optional<io::PeftAdapter> initial)
-    : request_(request),
-      initial_(std::move(initial)),
-      plan_(plan_of(request_, initial_)),
-      base_(std::make_unique<BaseWeights>(request_.model.path, model().base_layout(),
-                                          model().spec().names.ignored, request_.merge)) {}
+ModelState::ModelState(ModelPlan plan) : plan_(std::move(plan)) {}
 
 void ModelState::allocate(Mesh& mesh) {
   const auto on_node = [](dist::ShardedUnitsOptions options,
@@ -112,7 +52,7 @@ void ModelState::allocate(Mesh& mesh) {
   trainable_ = std::make_unique<Plane>(model().trainable_layout(), *mesh.trainable,
                                        on_node(plan_.trainable_units, mesh.trainable_node));
   begin_update();
-  weights_ = std::make_unique<ShardedWeights>(*frozen_, *trainable_, plan_.nesting);
+  weights_ = std::make_unique<ShardedWeights>(*frozen_, *trainable_);
   if (!plan_.probe) return;
   // Frozen weights that lie whole on this rank stay where they are.
   if (plan_.probe_is_fp8)
@@ -123,20 +63,20 @@ void ModelState::allocate(Mesh& mesh) {
       copied, *mesh.probe,
       on_node(plan_.probe_units, plan_.train_base ? mesh.trainable_node : mesh.frozen_node));
   probe_weights_ = std::make_unique<ShardedWeights>(plan_.train_base ? *frozen_ : *probe_plane_,
-                                                    plan_.train_base ? *probe_plane_ : *trainable_,
-                                                    plan_.nesting);
+                                                    plan_.train_base ? *probe_plane_ : *trainable_);
 }
 
 void ModelState::read() {
   const Stopwatch watch;
-  if (request_.train_base) {
+  VAX_CHECK(base_ != nullptr, "a model without files is read");
+  if (plan_.train_base) {
     load_base(*trainable_, *base_);
   } else {
     load_base(*frozen_, *base_);
     if (initial_)
-      load_lora(*trainable_, *initial_, request_.adapter->init);
+      load_lora(*trainable_, *initial_, initial_directory_);
     else
-      init_lora(*trainable_, request_.seed);
+      init_lora(*trainable_, seed_);
   }
   base_.reset();
   load_s_ = watch.elapsed_s();
@@ -151,11 +91,12 @@ void ModelState::begin_update() {
   for (Plane* plane : {frozen_.get(), trainable_.get()}) plane->units().begin_update();
 }
 
-ModelState ModelState::load(const ModelRequest& request, Mesh& mesh) {
-  ModelState state(request);
-  state.allocate(mesh);
-  state.read();
-  state.publish();
+std::unique_ptr<ModelState> ModelState::load(const ModelRequest& request, const model::Spec& spec,
+                                             Mesh& mesh) {
+  auto state = std::make_unique<ModelState>(request, spec);
+  state->allocate(mesh);
+  state->read();
+  state->publish();
   return state;
 }
 
@@ -164,8 +105,40 @@ PassModel ModelState::probe_model() {
   return {.model = *plan_.probe, .weights = probe_weights_ ? *probe_weights_ : *weights_};
 }
 
-void ModelState::begin_step(const std::vector<UnitUse>& uses) {
-  train::begin_step(*weights_, probe_weights_ ? *probe_weights_ : *weights_, uses);
+std::vector<Plane*> ModelState::planes(bool changing) {
+  std::vector<Plane*> found = {changing ? trainable_.get() : frozen_.get()};
+  if (probe_plane_ && plan_.train_base == changing) found.push_back(probe_plane_.get());
+  return found;
+}
+
+void ModelState::announce(const std::vector<Plane*>& planes, const std::vector<UnitUse>& uses) {
+  ShardedWeights& probe = probe_weights_ ? *probe_weights_ : *weights_;
+  for (Plane* const plane : planes) {
+    std::vector<int> units;
+    for (const UnitUse& use : uses) {
+      ShardedWeights& source = use.probe ? probe : *weights_;
+      if (&source.frozen() == plane || &source.trainable() == plane) units.push_back(use.unit);
+    }
+    plane->units().begin_step(plane->layout().events_of(units, model().held_together()));
+  }
+}
+
+void ModelState::begin_step(const std::vector<std::vector<UnitUse>>& segments) {
+  std::vector<UnitUse> whole_step;
+  for (const std::vector<UnitUse>& uses : segments)
+    whole_step.insert(whole_step.end(), uses.begin(), uses.end());
+  announce(planes(/*changing=*/false), whole_step);
+  announce(planes(/*changing=*/true), segments.empty() ? std::vector<UnitUse>() : segments[0]);
+}
+
+void ModelState::begin_segment(const std::vector<UnitUse>& uses) {
+  announce(planes(/*changing=*/true), uses);
+}
+
+void ModelState::begin_forward() {
+  std::vector<UnitUse> uses;
+  for (const int unit : model().unit_uses(/*with_backward=*/false)) uses.push_back({.unit = unit});
+  begin_step({uses});
 }
 
 void ModelState::refresh_probe() {

@@ -6,6 +6,7 @@
 // waiting: those that read do not communicate, those that communicate do not read.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -15,63 +16,37 @@
 #include "model/model.h"
 #include "train/base_weights.h"
 #include "train/mesh.h"
-#include "train/model_options.h"
-#include "train/shard_options.h"
+#include "train/model_plan.h"
+#include "train/pass_engine.h"
 #include "train/sharded_weights.h"
 
 namespace vax::train {
 
-// Which weights: the base with adapters merged, and what is on top of it.
-struct ModelRequest {
-  ModelOptions model;
-  std::vector<std::string> merge;
-  ShardOptions shard;
-  bool train_base = false;                // full parameters: no adapter
-  std::optional<AdapterOptions> adapter;  // a LoRA adapter; its init directory when given
-  uint64_t seed = 0;                      // of a fresh adapter
-  ProbeDtype probe_dtype = ProbeDtype::kSame;
-  at::Device device = at::kCPU;  // where weights lie and everything is computed
-  bool on_device = false;        // a GPU, which shares no memory with other ranks
-};
-
-// kDefault is fp32: choose_device() has put bf16 there for a GPU.
-at::ScalarType compute_dtype_of(const ModelOptions& options);
-
-// A request's model and how its planes are stored: all that can be said without weights.
-struct ModelPlan {
-  ModelPlan(const ModelRequest& request, const model::Spec& spec, const model::LoraSpec& lora);
-
-  bool train_base;
-  std::unique_ptr<model::Model> model;
-  std::unique_ptr<model::Model> probe;  // null: pass 1 has the update's precision
-  // The probe computes with the weights' type: it needs no copies of them but those that fp8 makes.
-  bool probe_shares_weights = false;
-  bool probe_is_fp8 = false;
-  std::optional<dist::Nesting> nesting;
-  // Without Communicators; node_shared by the placement. `probe_units` is of the copied plane.
-  dist::ShardedUnitsOptions frozen_units, trainable_units, probe_units;
-};
-
 class ModelState {
  public:
   // Opens and checks everything, allocates nothing large. THROWS DataError, ConfigError.
-  explicit ModelState(const ModelRequest& request);
+  ModelState(const ModelRequest& request, const model::Spec& spec);
+  // Without files: the shards are written by whoever allocates, before publish().
+  explicit ModelState(ModelPlan plan);
   // Makes the planes, ready to be written. COLLECTIVE over the mesh.
   void allocate(Mesh& mesh);
-  // Reads this rank's bytes. THROWS DataError.
+  // Reads this rank's bytes. REQUIRES files. THROWS DataError.
   void read();
-  // Makes what was read visible to the other ranks. COLLECTIVE over the mesh.
+  // Makes what was written visible to the other ranks. COLLECTIVE over the mesh.
   void publish();
   // The shards may be written once more, until the next publish(). REQUIRES nothing held.
   // COLLECTIVE over the mesh.
   void begin_update();
   // All of these one after another, for who need not agree on errors. COLLECTIVE.
-  static ModelState load(const ModelRequest& request, Mesh& mesh);
+  static std::unique_ptr<ModelState> load(const ModelRequest& request, const model::Spec& spec,
+                                          Mesh& mesh);
 
   const ModelPlan& plan() const { return plan_; }
   const model::Model& model() const { return *plan_.model; }
   Plane& frozen() { return *frozen_; }
+  const Plane& frozen() const { return *frozen_; }
   Plane& trainable() { return *trainable_; }
+  const Plane& trainable() const { return *trainable_; }
   ShardedWeights& weights() { return *weights_; }
   PassModel update_model() { return {.model = *plan_.model, .weights = *weights_}; }
   // The update's without a probe of its own.
@@ -80,8 +55,14 @@ class ModelState {
   // Of the copies of weights that a probe in fp8 keeps.
   int64_t fp8_bytes() const { return plan_.probe ? plan_.probe->fp8_bytes() : 0; }
 
-  // Announces the uses of a step to all planes.
-  void begin_step(const std::vector<UnitUse>& uses);
+  // Announces the uses of a step to all planes; its segments part where trainable weights change
+  // (Recording). Planes that change are told the first segment alone. Empty: nothing is announced,
+  // every acquire gathers on demand. COLLECTIVE in effect.
+  void begin_step(const std::vector<std::vector<UnitUse>>& segments);
+  // The trainable weights have changed within the step: the uses until they change again.
+  void begin_segment(const std::vector<UnitUse>& uses);
+  // The units that the update's model acquires without a backward, once: a pass of evaluation.
+  void begin_forward();
   // The trainable shards have been updated: the probe's copies of them, where it has such, are
   // stale. COLLECTIVE.
   void refresh_probe();
@@ -93,12 +74,18 @@ class ModelState {
   double load_s() const { return load_s_; }
 
  private:
-  ModelState(const ModelRequest& request, std::optional<io::PeftAdapter> initial);
+  ModelState(const ModelRequest& request, const model::Spec& spec,
+             std::optional<io::PeftAdapter> initial);
+  // The planes that change within a step, or those that do not.
+  std::vector<Plane*> planes(bool changing);
+  void announce(const std::vector<Plane*>& planes, const std::vector<UnitUse>& uses);
 
-  ModelRequest request_;
-  std::optional<io::PeftAdapter> initial_;
-  ModelPlan plan_;
+  // What weights are read from: base, adapter, and how the adapter begins without one.
   std::unique_ptr<BaseWeights> base_;  // until everything is read
+  std::optional<io::PeftAdapter> initial_;
+  std::string initial_directory_;
+  uint64_t seed_ = 0;
+  ModelPlan plan_;
   std::unique_ptr<Plane> frozen_, trainable_, probe_plane_;
   std::unique_ptr<ShardedWeights> weights_, probe_weights_;
   double load_s_ = 0;

@@ -11,11 +11,15 @@
 #include "ops/hidden_state.h"
 
 namespace vax::train {
+
+double clip_scale(double norm, double clip) {
+  return clip > 0 ? std::min(1.0, clip / (norm + 1e-6)) : 1.0;
+}
+
 ShardedAdamW::ShardedAdamW(Plane& trainable, dist::ShardedGradients& gradients,
                            const TrainOptions& options)
     : plane_(trainable), gradients_(gradients), options_(options), squares_options_(at::kDouble) {
-  for (const FlatUnit& unit : plane_.layout()) {
-    if (unit.count == 0) continue;
+  for (const FlatUnit& unit : plane_.layout().units()) {
     const int index = static_cast<int>(states_.size());
     const dist::Partition& part = plane_.units().partition(index);
     const at::TensorOptions like_shard = plane_.units().shard(index).options();

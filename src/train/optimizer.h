@@ -13,6 +13,10 @@
 
 namespace vax::train {
 
+// Factor on a gradient of this L2 norm so that it has at most `clip` (0: no clipping), as
+// torch.nn.utils.clip_grad_norm_ has it.
+double clip_scale(double norm, double clip);
+
 class ShardedAdamW {
  public:
   // Borrows plane and gradients. REQUIRES fp32 shards.

@@ -19,9 +19,8 @@ io::DType dtype_of(const at::Tensor& tensor) {
 
 template <typename Function>
 void for_each_unit(Plane& plane, const Function& function) {
-  for (int unit = 0; unit < plane.num_layout_units(); ++unit)
-    if (const int index = plane.index_of(unit); index >= 0)
-      function(plane.layout()[static_cast<size_t>(unit)], index);
+  int index = 0;
+  for (const FlatUnit& unit : plane.layout().units()) function(unit, index++);
 }
 
 template <typename Function>
@@ -84,43 +83,50 @@ void read_array(const io::CheckpointReader& checkpoint, const StateArray& array)
 
 }  // namespace
 
-std::vector<StateArray> state_arrays(ModelState& state, ShardedAdamW& optimizer,
-                                     bool adapter_only) {
+std::vector<StateArray> state_arrays(TrainingEngine& engine, bool adapter_only) {
   std::vector<StateArray> arrays;
-  const auto add = [&](Plane& plane, std::string_view name, std::string_view kind,
-                       const FlatUnit& unit, int index, const at::Tensor& shard) {
+  const auto add = [&](Plane& plane, std::string_view name, std::string kind, const FlatUnit& unit,
+                       int index, const at::Tensor& shard) {
     arrays.push_back({.plane = name,
-                      .kind = kind,
+                      .kind = std::move(kind),
                       .unit = &unit,
                       .unit_index = index,
                       .partition = plane.units().partition(index),
                       .slice = plane.group().rank(),
                       .shard = shard});
   };
-  Plane& trainable = state.trainable();
+  Plane& trainable = engine.state().trainable();
+  const std::vector<VectorDeclaration>& vectors = engine.declaration().vectors;
   for_each_unit(trainable, [&](const FlatUnit& unit, int index) {
-    const ShardedAdamW::Moments moments = optimizer.moments(index);
-    add(trainable, kTrainable, io::kParameters, unit, index, trainable.units().shard(index));
-    add(trainable, kTrainable, io::kExpAvg, unit, index, moments.exp_avg);
-    add(trainable, kTrainable, io::kExpAvgSq, unit, index, moments.exp_avg_sq);
+    const ShardedAdamW::Moments moments = engine.optimizer().moments(index);
+    const auto add_trainable = [&](std::string kind, const at::Tensor& shard) {
+      add(trainable, kTrainable, std::move(kind), unit, index, shard);
+    };
+    add_trainable(std::string(io::kParameters), trainable.units().shard(index));
+    add_trainable(std::string(io::kExpAvg), moments.exp_avg);
+    add_trainable(std::string(io::kExpAvgSq), moments.exp_avg_sq);
+    for (int i = 0; i < static_cast<int>(vectors.size()); ++i)
+      if (const VectorDeclaration& vector = vectors[static_cast<size_t>(i)]; vector.is_state)
+        add_trainable(io::method_kind(vector.name),
+                      engine.vector(i).at(static_cast<size_t>(index)));
   });
   if (adapter_only) return arrays;
-  Plane& frozen = state.frozen();
+  Plane& frozen = engine.state().frozen();
   for_each_unit(frozen, [&](const FlatUnit& unit, int index) {
-    add(frozen, kFrozen, io::kParameters, unit, index, frozen.units().shard(index));
+    add(frozen, kFrozen, std::string(io::kParameters), unit, index, frozen.units().shard(index));
   });
   return arrays;
 }
 
-void read_state(const io::CheckpointReader& checkpoint, ModelState& state,
-                ShardedAdamW& optimizer) {
+void read_state(const io::CheckpointReader& checkpoint, TrainingEngine& engine) {
   const auto& units = checkpoint.manifest().units;
   const bool has_frozen = std::ranges::any_of(
       units, [](const io::CheckpointUnit& unit) { return unit.plane == kFrozen; });
-  const std::vector<StateArray> arrays = state_arrays(state, optimizer, !has_frozen);
+  const std::vector<StateArray> arrays = state_arrays(engine, !has_frozen);
   check_parameters(checkpoint, arrays);
+  engine.method().set_state(checkpoint.manifest().method_state);
   for (const StateArray& array : arrays) read_array(checkpoint, array);
-  optimizer.set_num_updates(checkpoint.manifest().position.step);
+  engine.optimizer().set_num_updates(checkpoint.manifest().position.step);
 }
 
 }  // namespace vax::train

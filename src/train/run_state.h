@@ -9,15 +9,14 @@
 #include <vector>
 
 #include "io/checkpoint_reader.h"
-#include "train/model_state.h"
-#include "train/optimizer.h"
+#include "train/training_engine.h"
 
 namespace vax::train {
 
 // One quantity of one unit, as this rank has it.
 struct StateArray {
   std::string_view plane;  // "trainable" | "frozen"
-  std::string_view kind;   // io::kParameters ...
+  std::string kind;        // io::kParameters ...
   const FlatUnit* unit;
   int unit_index;  // within the plane
   dist::Partition partition;
@@ -27,15 +26,15 @@ struct StateArray {
   int64_t num_elements() const { return partition.end - partition.begin; }
 };
 
-// All arrays in the same order on every rank: the trainable plane's units with their moments, then,
-// unless adapter_only, the frozen plane's.
-std::vector<StateArray> state_arrays(ModelState& state, ShardedAdamW& optimizer, bool adapter_only);
+// All arrays in the same order on every rank: the trainable plane's units with their moments and
+// the method's vectors that are state, then, unless adapter_only, the frozen plane's.
+std::vector<StateArray> state_arrays(TrainingEngine& engine, bool adapter_only);
 
-// Overwrites weights and moments with those of a checkpoint that was written by any number of
-// ranks, and the number of updates with its step. Frozen weights are read where the checkpoint has
-// them. Each rank reads its own bytes; no communication: REQUIRES state.begin_update() before, and
-// state.publish() after it. THROWS DataError when names, shapes or types are not the model's
-// (nothing is changed then), or when reading fails.
-void read_state(const io::CheckpointReader& checkpoint, ModelState& state, ShardedAdamW& optimizer);
+// Overwrites weights, moments and the method's state with those of a checkpoint that was written by
+// any number of ranks, and the number of updates with its step. Frozen weights are read where the
+// checkpoint has them. Each rank reads its own bytes; no communication: REQUIRES
+// state().begin_update() before, and state().publish() after it. THROWS DataError when names,
+// shapes or types are not the run's (nothing is changed then), or when reading fails.
+void read_state(const io::CheckpointReader& checkpoint, TrainingEngine& engine);
 
 }  // namespace vax::train

@@ -2,7 +2,6 @@
 
 #include <ATen/ATen.h>
 
-#include <optional>
 #include <vector>
 
 #include "base/error.h"
@@ -18,7 +17,7 @@ namespace {
 // Gathers the units of a plane one after another; at most one is held.
 class UnitReader {
  public:
-  explicit UnitReader(Plane& plane) : plane_(plane) { plane_.begin_step({}, std::nullopt); }
+  explicit UnitReader(Plane& plane) : plane_(plane) { plane_.units().begin_step({}); }
   UnitReader(const UnitReader&) = delete;
   UnitReader& operator=(const UnitReader&) = delete;
 
@@ -26,17 +25,16 @@ class UnitReader {
     if (unit == unit_) return flat_;
     close();
     unit_ = unit;
-    flat_ = plane_.units().acquire(plane_.index_of(unit));
+    flat_ = plane_.units().acquire(unit);
     return flat_;
   }
   void close() {
-    if (unit_ >= 0) plane_.units().release(plane_.index_of(unit_));
+    if (unit_ >= 0) plane_.units().release(unit_);
     unit_ = -1;
   }
   // What ranks that write nothing do while the writer reads.
   void read_all() {
-    for (int unit = 0; unit < plane_.num_layout_units(); ++unit)
-      if (plane_.index_of(unit) >= 0) read(unit);
+    for (int unit = 0; unit < plane_.units().num_units(); ++unit) read(unit);
     close();
   }
 
@@ -68,7 +66,7 @@ void save_adapter(ModelState& state, const std::filesystem::path& directory,
   UnitReader reader(plane);
   std::vector<at::Tensor> values;
   std::vector<io::AdapterTensor> tensors;
-  for_each_member(plane.layout(), [&](int unit, const FlatMember& member) {
+  for_each_member(plane.layout().units(), [&](int unit, const FlatMember& member) {
     const at::Tensor& flat = reader.read(unit);
     if (!is_writer) return;
     ops::device::wait_for(flat);
@@ -101,7 +99,7 @@ void save_model(ModelState& state, const std::filesystem::path& directory,
   }
   const bool bf16 = state.model().compute_dtype() == at::kBFloat16;
   std::vector<io::TensorToWrite> tensors;
-  for_each_member(plane.layout(), [&](int unit, const FlatMember& member) {
+  for_each_member(plane.layout().units(), [&](int unit, const FlatMember& member) {
     tensors.push_back(
         {.name = member.name,
          .dtype = bf16 ? io::DType::kBF16 : io::DType::kF32,

@@ -4,14 +4,15 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "dist/shard/sharding_plan.h"
-#include "model/model.h"
-#include "train/model_state.h"
-#include "train/shard_options.h"
-#include "train/step_method.h"
+#include "train/model_plan.h"
+#include "train/placement.h"
+#include "train/recording_engine.h"
 #include "train/train_options.h"
 
 namespace vax::train {
@@ -25,6 +26,7 @@ struct MemoryParts {
   int64_t optimizer = 0;     // AdamW's moments
   int64_t activations = 0;   // of the pass that needs most
   int64_t perturbation = 0;  // hidden-state gradients kept from pass 1 for pass 2
+  int64_t vectors = 0;       // of the method, shaped like the shards of trainable weights
   int64_t drift = 0;         // hidden states that drift is measured against
   int64_t checkpoint = 0;    // copies that are written to checkpoints beside the training
 
@@ -40,6 +42,7 @@ void visit_memory(Parts& parts, Visit&& visit) {
   visit("optimizer", parts.optimizer);
   visit("activations", parts.activations);
   visit("perturbation", parts.perturbation);
+  if (parts.vectors > 0) visit("vectors", parts.vectors);
   visit("drift", parts.drift);
   visit("checkpoint", parts.checkpoint);
 }
@@ -53,24 +56,7 @@ struct WireBytes {
   int64_t total() const { return frozen + trainable + probe + reduce + replicas; }
 };
 
-// One pass of a method over a micro-batch.
-struct PassPlan {
-  bool probe = false;  // runs on the probe's weights
-  bool weight_gradients = true;
-  bool recompute = false;
-};
-
-// What a method does in a step, and what it keeps between its passes.
-struct MethodPlan {
-  std::vector<UnitUse> uses;
-  std::vector<PassPlan> passes;
-  int64_t kept_bytes_per_token = 0, kept_bytes = 0;
-  bool keeps_one_micro_batch = false;  // at a time; else all of the rank's share
-};
-MethodPlan sft_plan(const TrainOptions& options, const model::Model& model,
-                    size_t num_micro_batches);
-
-// What a rank is given in a step, at most.
+// What a rank is given of a stream in a step, at most.
 struct Workload {
   int64_t num_micro_batches = 1;
   // Of the largest micro-batch.
@@ -80,20 +66,13 @@ struct Workload {
 // `lengths` in tokens of all rows, `labels` likewise; rows of a global batch are dealt as
 // data::share_of does. The longest rows could meet in one micro-batch.
 Workload workload_of(std::vector<int64_t> lengths, std::vector<int64_t> labels,
-                     const TrainOptions& options, int num_ranks);
-
-// Ranks of a run and how they are spread.
-struct Layout {
-  int num_ranks = 1;
-  int ranks_per_node = 1;
-  bool on_device = false;  // ranks share no memory then
-};
+                     int64_t global_batch, std::optional<int64_t> micro_batch, int num_ranks);
 
 struct PlanePlan {
   std::string name;  // frozen | trainable | probe
   std::vector<std::string> unit_names;
-  dist::ShardingPlan units;
-  bool changes = false;  // every step begins with nothing gathered
+  dist::ShardingPlan units;  // of the first segment
+  bool changes = false;      // every step begins with nothing gathered
 };
 
 struct StepPlan {
@@ -102,12 +81,10 @@ struct StepPlan {
   std::vector<PlanePlan> planes;
 };
 
-// THROWS ConfigError when the layout cannot be cut as `shard` asks.
+// A step as the method was recorded on `workloads.size()` streams. THROWS ConfigError when the
+// layout cannot be cut as `shard` asks.
 StepPlan plan_step(const ModelPlan& model, const ShardOptions& shard, const Layout& layout,
-                   const MethodPlan& method, const Workload& workload);
-
-// Ranks in one shard group of a plane with this placement.
-int group_size_of(Placement placement, bool trainable, const ShardOptions& shard,
-                  const Layout& layout);
+                   const TrainOptions& train, const MethodDeclaration& method,
+                   const Recording& recording, std::span<const Workload> workloads);
 
 }  // namespace vax::train

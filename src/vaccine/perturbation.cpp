@@ -13,6 +13,7 @@ Perturbation::Perturbation(const VaccineOptions& options, int num_layers, const 
     : rho_(options.rho),
       scope_(options.norm_scope),
       direction_(options.direction),
+      width_(kept.width),
       kept_dtype_(kept.dtype),
       perturbed_(static_cast<size_t>(num_layers), options.layers.empty()) {
   for (const int64_t layer : options.layers) {
@@ -78,13 +79,18 @@ void Perturbation::add_to(size_t micro_batch, int layer, at::Tensor& h_TD) const
   ops::add_scaled(kept(micro_batch, layer), scale_, h_TD);
 }
 
-int64_t Perturbation::num_perturbed() const {
-  return std::count(perturbed_.begin(), perturbed_.end(), true);
+int64_t Perturbation::shared_bytes() const {
+  return direction_ == Direction::kShared ? static_cast<int64_t>(shared_grads_LD_.nbytes()) : 0;
+}
+
+int64_t Perturbation::bytes_per_token() const {
+  if (direction_ == Direction::kShared) return 0;
+  return std::count(perturbed_.begin(), perturbed_.end(), true) * width_ *
+         static_cast<int64_t>(at::elementSize(kept_dtype_));
 }
 
 int64_t Perturbation::num_bytes() const {
-  if (direction_ == Direction::kShared) return static_cast<int64_t>(shared_grads_LD_.nbytes());
-  int64_t sum = 0;
+  int64_t sum = shared_bytes();
   for (const std::vector<at::Tensor>& layers : token_grads_)
     for (const at::Tensor& grad : layers)
       if (grad.defined()) sum += static_cast<int64_t>(grad.nbytes());

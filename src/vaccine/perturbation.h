@@ -44,14 +44,15 @@ class Perturbation {
   const at::Tensor& layer_squares() const { return layer_squares_L_; }
   const at::Tensor& scale() const { return scale_; }  // rho / (sqrt(S) + 1e-7), fp64, one element
   bool perturbs(int layer) const { return perturbed_[static_cast<size_t>(layer)]; }
-  // Bytes of what is kept now.
+  // Bytes of what is kept now; and as record() will have kept them: in all, and a token.
   int64_t num_bytes() const;
+  int64_t shared_bytes() const;
+  int64_t bytes_per_token() const;
   // What record() has kept, [T, D] or, shared and after normalise(), [D].
   at::Tensor kept(size_t micro_batch, int layer) const {
     if (direction_ == Direction::kShared) return shared_grads_LD_[layer];
     return token_grads_[micro_batch][static_cast<size_t>(layer)];
   }
-  int64_t num_perturbed() const;  // layers
   Direction direction() const { return direction_; }
   NormScope scope() const { return scope_; }
 
@@ -61,6 +62,7 @@ class Perturbation {
   double rho_;
   NormScope scope_;
   Direction direction_;
+  int64_t width_;
   at::ScalarType kept_dtype_;
   std::vector<bool> perturbed_;
   std::vector<std::vector<at::Tensor>> token_grads_;  // [micro-batch][layer] T x D

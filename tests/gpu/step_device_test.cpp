@@ -95,9 +95,9 @@ struct Batch {
 
   explicit Batch(int64_t number)
       : micro_batches({make_batch({37, 20, 5}, 3 + 11 * number), make_batch({12, 33}, number)}) {
-    step.step = number;
-    step.micro_batches = micro_batches;
-    for (const PackedBatch& batch : micro_batches) step.label_tokens += batch.num_labels();
+    int64_t label_tokens = 0;
+    for (const PackedBatch& batch : micro_batches) label_tokens += batch.num_labels();
+    step = testing::one_stream(number, micro_batches, label_tokens);
   }
 };
 
@@ -106,17 +106,15 @@ struct Made {
   std::vector<at::Tensor> gradients;  // on the host
 };
 
-Made make(StepRun& run, train::StepMethod& method, const Batch& batch) {
-  run.zero();
-  Made made{.outcome = run.run(method, batch.step), .gradients = {}};
+Made make(StepRun& run, const Batch& batch) {
+  Made made{.outcome = run.engine().run(batch.step), .gradients = {}};
   for (int unit = 0; unit < run.num_units(); ++unit)
     made.gradients.push_back(run.gradient(unit).to(at::kCPU, at::kFloat, false, /*copy=*/true));
   return made;
 }
 
-std::unique_ptr<train::StepMethod> method_of(const Case& c, const train::StepContext& context) {
-  if (!c.vaccine) return std::make_unique<train::SftMethod>(context);
-  return std::make_unique<vaccine::VaccineMethod>(context, VaccineOptions{.rho = 0.5});
+train::MethodMaker method_of(const Case& c) {
+  return c.vaccine ? testing::vaccine_maker({.rho = 0.5}) : testing::sft_maker();
 }
 
 double difference(const at::Tensor& actual, const at::Tensor& expected) {
@@ -128,9 +126,11 @@ void expect_near(const Made& actual, const Made& expected, double bound, const s
   const train::StepOutcome &a = actual.outcome, &e = expected.outcome;
   EXPECT_NEAR(a.loss, e.loss, bound * std::abs(e.loss)) << what;
   EXPECT_NEAR(a.clean_loss, e.clean_loss, bound * std::abs(e.clean_loss)) << what;
-  ASSERT_EQ(a.layer_squares.size(), e.layer_squares.size()) << what;
-  for (size_t layer = 0; layer < e.layer_squares.size(); ++layer)
-    EXPECT_NEAR(a.layer_squares[layer], e.layer_squares[layer], 2 * bound * e.layer_squares[layer])
+  const std::vector<double>&norms = testing::layer_norms(a),
+        &expected_norms = testing::layer_norms(e);
+  ASSERT_EQ(norms.size(), expected_norms.size()) << what;
+  for (size_t layer = 0; layer < norms.size(); ++layer)
+    EXPECT_NEAR(norms[layer], expected_norms[layer], bound * expected_norms[layer])
         << what << ", layer " << layer;
   ASSERT_EQ(actual.gradients.size(), expected.gradients.size()) << what;
   for (size_t unit = 0; unit < expected.gradients.size(); ++unit) {
@@ -142,7 +142,7 @@ void expect_near(const Made& actual, const Made& expected, double bound, const s
 
 void expect_same_bits(const Made& actual, const Made& expected) {
   EXPECT_EQ(actual.outcome.loss, expected.outcome.loss);
-  EXPECT_EQ(actual.outcome.layer_squares, expected.outcome.layer_squares);
+  EXPECT_EQ(actual.outcome.layers, expected.outcome.layers);
   for (size_t unit = 0; unit < expected.gradients.size(); ++unit) {
     const at::Tensor &a = actual.gradients[unit], &e = expected.gradients[unit];
     ASSERT_EQ(a.nbytes(), e.nbytes());
@@ -163,7 +163,8 @@ class StepDevice : public ::testing::Test {
         });
     for (const Case& c : all_cases()) {
       StepRun run(request(c), testing::make_self_mesh());
-      on_host_[c.text()] = make(run, *method_of(c, run.context()), Batch(1));
+      run.engine().add_method(method_of(c));
+      on_host_[c.text()] = make(run, Batch(1));
     }
     ops::device::select(0);
   }
@@ -182,11 +183,16 @@ class StepDevice : public ::testing::Test {
     request.model.dtype = c.dtype;
     return request;
   }
-  std::unique_ptr<StepRun> on_device(train::ModelRequest request) {
+  std::unique_ptr<StepRun> on_device(train::ModelRequest request, const train::MethodMaker& method,
+                                     bool use_graphs = false) {
     request.device = ops::device::current();
     request.on_device = ops::device::is_selected();
-    return std::make_unique<StepRun>(request, train::make_mesh(world_, world_.split_by_node(), {},
-                                                               request.train_base, &context_));
+    auto run = std::make_unique<StepRun>(
+        request,
+        train::make_mesh(world_, world_.split_by_node(), {}, request.train_base, &context_),
+        train::EngineSettings{.use_graphs = use_graphs});
+    run->engine().add_method(method);
+    return run;
   }
 
   static std::unique_ptr<SharedDirectory> models_;
@@ -200,18 +206,16 @@ std::map<std::string, Made> StepDevice::on_host_;
 
 TEST_F(StepDevice, AgreesWithTheHost) {
   for (const Case& c : all_cases()) {
-    const auto run = on_device(request(c));
-    const auto method = method_of(c, run->context());
-    expect_near(make(*run, *method, Batch(1)), on_host_.at(c.text()), c.bound(), c.text());
+    const auto run = on_device(request(c), method_of(c));
+    expect_near(make(*run, Batch(1)), on_host_.at(c.text()), c.bound(), c.text());
   }
 }
 
 TEST_F(StepDevice, IsTheSameEveryTime) {
   for (const Case& c : all_cases()) {
-    const auto run = on_device(request(c));
-    const auto method = method_of(c, run->context());
-    const Made first = make(*run, *method, Batch(1));
-    expect_same_bits(make(*run, *method, Batch(1)), first);
+    const auto run = on_device(request(c), method_of(c));
+    const Made first = make(*run, Batch(1));
+    expect_same_bits(make(*run, Batch(1)), first);
   }
 }
 
@@ -220,18 +224,16 @@ TEST_F(StepDevice, GraphsChangeNoBit) {
   for (const Case& c : all_cases()) {
     if (c.full && c.dtype == ModelDtype::kBf16)
       continue;  // computed with other tensors than are stored
-    const auto run = on_device(request(c));
-    train::StepContext context = run->context();
-    context.use_graphs = true;
-    const auto method = method_of(c, context);
-    const Made first = make(*run, *method, Batch(1));
-    for (int repeat = 0; repeat < 2; ++repeat)
-      expect_same_bits(make(*run, *method, Batch(1)), first);
+    const auto run = on_device(request(c), method_of(c), /*use_graphs=*/true);
+    const Made first = make(*run, Batch(1));
+    for (int repeat = 0; repeat < 2; ++repeat) expect_same_bits(make(*run, Batch(1)), first);
+    EXPECT_EQ(run->engine().num_captured(), 1);
     // Other ids, targets and dropout through the graph of the first: what was captured is not
     // what is computed.
-    const auto without = method_of(c, run->context());
-    expect_near(make(*run, *method, Batch(2)), make(*run, *without, Batch(2)), c.bound(), c.text());
-    EXPECT_NE(make(*run, *without, Batch(2)).outcome.loss, first.outcome.loss);
+    const auto without = on_device(request(c), method_of(c));
+    const Made other = make(*without, Batch(2));
+    expect_near(make(*run, Batch(2)), other, c.bound(), c.text());
+    EXPECT_NE(other.outcome.loss, first.outcome.loss);
   }
 }
 
@@ -240,12 +242,13 @@ TEST_F(StepDevice, Fp8ProbeFindsTheDirection) {
     train::ModelRequest request_fp8 =
         request({.full = full, .dtype = ModelDtype::kBf16, .vaccine = true});
     request_fp8.probe_dtype = ProbeDtype::kFp8;
-    const auto run = on_device(request_fp8);
-    vaccine::VaccineMethod method(run->context(), {.rho = 0.5, .probe_check_interval = 1});
-    const Made made = make(*run, method, Batch(1));
-    ASSERT_TRUE(made.outcome.probe_cosine.has_value());
-    EXPECT_GT(*made.outcome.probe_cosine, kFp8Cosine);
-    EXPECT_LT(*made.outcome.probe_cosine, 1);
+    const auto run =
+        on_device(request_fp8, testing::vaccine_maker({.rho = 0.5, .probe_check_interval = 1}));
+    const Made made = make(*run, Batch(1));
+    const std::optional<double> cosine = testing::probe_cosine(made.outcome);
+    ASSERT_TRUE(cosine.has_value());
+    EXPECT_GT(*cosine, kFp8Cosine);
+    EXPECT_LT(*cosine, 1);
     const Made& host =
         on_host_.at(Case{.full = full, .dtype = ModelDtype::kBf16, .vaccine = true}.text());
     EXPECT_NEAR(made.outcome.loss, host.outcome.loss, 0.05 * host.outcome.loss);

@@ -25,61 +25,104 @@ namespace {
 
 constexpr int kUnexpectedExit = 1;  // as app/ has it
 constexpr int kNoEndExit = 99;      // the step went through
-constexpr int kFailingAcquire = 3;
+constexpr int kFailingAcquire = 3;  // of a pass
 
-void count_acquire(int& count, bool fails) {
-  if (++count == kFailingAcquire && fails) throw std::runtime_error("this rank fails");
+void count_acquire(int& count, int failing) {
+  if (++count == failing) throw std::runtime_error("this rank fails");
 }
 
 class ThrowingWeights final : public vax::model::WeightSource {
  public:
-  ThrowingWeights(vax::model::WeightSource& source, bool fails) : source_(source), fails_(fails) {}
+  // `failing`: number of the acquire that fails; 0: none does.
+  ThrowingWeights(vax::model::WeightSource& source, int failing)
+      : source_(source), failing_(failing) {}
   const vax::model::UnitTensors& acquire(int unit) override {
-    count_acquire(num_acquires_, fails_);
+    count_acquire(num_acquires_, failing_);
     return source_.acquire(unit);
   }
   void release(int unit) override { source_.release(unit); }
 
  private:
   vax::model::WeightSource& source_;
-  const bool fails_;
+  const int failing_;
   int num_acquires_ = 0;
 };
 
 class ThrowingGradients final : public vax::model::GradientSink {
  public:
-  ThrowingGradients(vax::model::GradientSink& sink, bool fails) : sink_(sink), fails_(fails) {}
+  ThrowingGradients(vax::model::GradientSink& sink, int failing) : sink_(sink), failing_(failing) {}
   vax::model::UnitGradients& acquire(int unit) override {
-    count_acquire(num_acquires_, fails_);
+    count_acquire(num_acquires_, failing_);
     return sink_.acquire(unit);
   }
   void release(int unit) override { sink_.release(unit); }
 
  private:
   vax::model::GradientSink& sink_;
-  const bool fails_;
+  const int failing_;
   int num_acquires_ = 0;
+};
+
+// The passes of a step on weights and gradients that may fail.
+class ThrowingEngine final : public vax::train::PassEngine {
+ public:
+  ThrowingEngine(const vax::train::PassInputs& inputs, vax::dist::ShardedGradients& gradients)
+      : PassEngine(inputs), gradients_(gradients) {}
+
+  void run(vax::train::Method& method, const vax::train::StepBatch& batch) {
+    begin(batch);
+    method.step(*this);
+    reduce();
+  }
+  const vax::train::ShardVector& reduce() override {
+    gradients_.finish();
+    return none_;
+  }
+  double gradient_norm() override { return 0; }
+  void clear_gradient() override {}
+  vax::train::ShardVector& vector(int) override { return none_; }
+  void move(const vax::train::ShardVector&, double) override {}
+  void restore() override {}
+
+ private:
+  vax::dist::ShardedGradients& gradients_;
+  vax::train::ShardVector none_;
 };
 
 void run_step(const vax::dist::Communicator& world, const std::string& mode) {
   namespace testing = vax::testing;
+  namespace train = vax::train;
   const bool fails = world.rank() == world.size() - 1;
   const auto models = testing::step_models();
-  testing::StepRun step(testing::step_request(*models, true),
-                        vax::train::make_mesh(world, world, {}, true));
-  const vax::train::StepContext whole = step.context();
-  ThrowingWeights pass1(whole.probe.weights, fails && mode == "weights1");
-  ThrowingWeights pass2(whole.update.weights, fails && mode == "weights2");
-  ThrowingGradients gradients(whole.gradients, fails && mode == "gradients");
-  vax::vaccine::VaccineMethod method({.update = {.model = whole.update.model, .weights = pass2},
-                                      .probe = {.model = whole.probe.model, .weights = pass1},
-                                      .gradients = gradients,
-                                      .world = whole.world,
-                                      .train = whole.train},
-                                     {});
+  const train::ModelRequest request = testing::step_request(*models, true);
+  train::Mesh mesh = train::make_mesh(world, world, {}, true);
+  const auto state = train::ModelState::load(request, testing::spec_of(request), mesh);
+  vax::dist::ShardedGradients reduced(*mesh.reduce, state->trainable().layout().units(), at::kCPU);
+  train::ShardedGradientSink sink(state->trainable(), reduced);
+  const train::MethodContext context{
+      .model = state->model(), .probe = state->model(), .device = at::kCPU};
+  vax::vaccine::VaccineMethod method({}, context), recorded({}, context);
   const testing::Rows rows(2 * world.size());
   const auto share = rows.share(world.rank(), world.size(), 1);
-  step.run(method, {.step = 1, .micro_batches = share, .label_tokens = rows.label_tokens});
+  const train::StepBatch batch = testing::one_stream(1, share, rows.label_tokens);
+  const train::Recording recording =
+      train::RecordingEngine(state->model()).record(recorded, 1, {share.size()});
+  // Both passes acquire as many units.
+  const int of_pass2 = static_cast<int>(recording.segments.at(0).size() / 2) + kFailingAcquire;
+  ThrowingWeights weights(state->weights(), !fails               ? 0
+                                            : mode == "weights1" ? kFailingAcquire
+                                            : mode == "weights2" ? of_pass2
+                                                                 : 0);
+  ThrowingGradients gradients(sink, fails && mode == "gradients" ? kFailingAcquire : 0);
+  const vax::TrainOptions options;
+  ThrowingEngine engine({.update = {.model = state->model(), .weights = weights},
+                         .probe = {.model = state->model(), .weights = weights},
+                         .gradients = gradients,
+                         .world = *mesh.world,
+                         .train = options},
+                        reduced);
+  state->begin_step(recording.segments);
+  engine.run(method, batch);
 }
 
 }  // namespace

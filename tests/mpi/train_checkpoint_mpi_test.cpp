@@ -27,18 +27,35 @@ float value_of(std::string_view kind, const std::string& name, int64_t element) 
   return static_cast<float>(bits % 100'000) / 256.0F;
 }
 
-// A model with its optimizer's state on some of the ranks.
+// A method that carries a vector and numbers from step to step.
+class Carrying final : public Method {
+ public:
+  StepOutcome step(Engine&) override { return {}; }
+  MethodState state() const override { return {{"cursor", cursor}, {"odds", {0.1, 1.0 / 3}}}; }
+  void set_state(const MethodState& state) override { cursor = state.at("cursor"); }
+
+  std::vector<double> cursor = {1, 2};
+};
+
+MethodMaker carrying() {
+  return {.declaration = {.vectors = {{"scratch", false}, {"anchor", true}}},
+          .make = [](const MethodContext&) { return std::make_unique<Carrying>(); }};
+}
+
+// An engine on some of the ranks, with a method that has state.
 struct State {
   State(const ModelRequest& request, const dist::Communicator& ranks,
         const dist::Communicator& node)
-      : mesh(make_mesh(ranks, node, request.shard, request.train_base)),
-        model(ModelState::load(request, mesh)),
-        gradients(*mesh.reduce, model.trainable().unit_layout(), at::kCPU),
-        optimizer(model.trainable(), gradients, {}) {}
-
-  std::vector<StateArray> arrays(bool adapter_only) {
-    return state_arrays(model, optimizer, adapter_only);
+      : engine(make_engine(request, make_mesh(ranks, node, request.shard, request.train_base))),
+        model(engine->state()) {
+    engine->add_method(carrying());
   }
+  static std::unique_ptr<TrainingEngine> make_engine(const ModelRequest& request, Mesh mesh) {
+    auto state = ModelState::load(request, testing::read_tiny_spec(request.model.path), mesh);
+    return std::make_unique<TrainingEngine>(std::move(mesh), std::move(state), EngineSettings{});
+  }
+
+  std::vector<StateArray> arrays(bool adapter_only) { return state_arrays(*engine, adapter_only); }
 
   // Calls visit(kind, name, first element, [n] view of the state) for what this rank has.
   template <typename Visit>
@@ -82,10 +99,10 @@ struct State {
     });
   }
 
-  Mesh mesh;
-  ModelState model;
-  dist::ShardedGradients gradients;
-  ShardedAdamW optimizer;
+  Carrying& method() { return static_cast<Carrying&>(engine->method()); }
+
+  std::unique_ptr<TrainingEngine> engine;
+  ModelState& model;
 };
 
 // While it lives, files of this process may not grow beyond 1000 bytes, if `applies`. States in
@@ -148,8 +165,8 @@ class CheckpointTest : public ::testing::Test {
       description.position = {.num_steps = 1000, .steps_per_epoch = 7, .seed = 5};
       checkpointer.emplace(CheckpointerInputs{.options = options,
                                               .world = ranks,
-                                              .mesh = state.mesh,
-                                              .arrays = state.arrays(adapter_only),
+                                              .engine = *state.engine,
+                                              .adapter_only = adapter_only,
                                               .root = directory / "checkpoints",
                                               .description = std::move(description),
                                               .requests = RequestFiles(directory),
@@ -197,6 +214,7 @@ TEST_F(CheckpointTest, AnyLayoutReadsWhatAnyOtherHasWritten) {
         if (world_.rank() < num_writers) {
           const auto state = make_state(request(full_parameters, written), part);
           state->fill(false);
+          state->method().cursor = {static_cast<double>(number), 0.1};
           Writer(*state, part, directory, {.interval = 5}, false).save(5);
         }
         all_->barrier();
@@ -206,10 +224,12 @@ TEST_F(CheckpointTest, AnyLayoutReadsWhatAnyOtherHasWritten) {
           const auto state = make_state(request(full_parameters, read), world_);
           state->clear(false);
           state->model.begin_update();
-          read_state(reader, state->model, state->optimizer);
+          read_state(reader, *state->engine);
           state->model.publish();
           state->expect_filled(false);
-          EXPECT_EQ(state->optimizer.num_updates(), 5);
+          EXPECT_EQ(state->engine->optimizer().num_updates(), 5);
+          EXPECT_EQ(state->method().cursor,
+                    (std::vector<double>{static_cast<double>(number), 0.1}));
         }
       }
     }
@@ -242,7 +262,7 @@ TEST_F(CheckpointTest, AdapterOnlyLeavesFrozenWeightsOutAndAlone) {
   for (const io::CheckpointUnit& unit : reader.manifest().units) EXPECT_EQ(unit.plane, "trainable");
   state->clear(true);
   state->model.begin_update();
-  read_state(reader, state->model, state->optimizer);
+  read_state(reader, *state->engine);
   state->model.publish();
   state->expect_filled(false);
 }
@@ -276,7 +296,7 @@ TEST_F(CheckpointTest, LaterUpdatesDoNotReachACheckpoint) {
   const io::CheckpointReader reader =
       open_checkpoint(world_, directory / "checkpoints" / "step-000002");
   state->model.begin_update();
-  read_state(reader, state->model, state->optimizer);
+  read_state(reader, *state->engine);
   state->model.publish();
   state->expect_filled(true);
 }
@@ -310,10 +330,10 @@ TEST_F(CheckpointTest, ModelsThatDoNotFitAreRefusedBeforeAnythingChanges) {
     const auto misfit = make_state(other, world_);
     misfit->fill(true);
     misfit->model.begin_update();
-    EXPECT_THROW(read_state(reader, misfit->model, misfit->optimizer), DataError);
+    EXPECT_THROW(read_state(reader, *misfit->engine), DataError);
     misfit->model.publish();
     misfit->expect_filled(true);
-    EXPECT_EQ(misfit->optimizer.num_updates(), 0);
+    EXPECT_EQ(misfit->engine->optimizer().num_updates(), 0);
   }
 }
 

@@ -5,11 +5,13 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include "base/error.h"
 #include "support/step_run.h"
 
 namespace vax::train {
 namespace {
 
+using testing::one_stream;
 using testing::Rows;
 using testing::StepRun;
 
@@ -28,6 +30,8 @@ struct Precision {
 constexpr Precision kPrecisions[] = {{ModelDtype::kFp32, ProbeDtype::kSame, 1e-5},
                                      {ModelDtype::kFp32, ProbeDtype::kBf16, 4e-3},
                                      {ModelDtype::kBf16, ProbeDtype::kSame, 2e-2}};
+
+constexpr Placement kPlacements[] = {Placement::kFull, Placement::kNode, Placement::kReplicate};
 
 struct Mode {
   bool full_parameters;  // and a tied head, else LoRA
@@ -55,10 +59,12 @@ class ModesTest : public ::testing::TestWithParam<Mode> {
   }
   // Two ranks a node where that divides the world: with four ranks, two nodes.
   int node_size() const { return world_.size() % 2 == 0 ? 2 : world_.size(); }
-  std::unique_ptr<StepRun> make_run(const ShardOptions& shard) {
+  std::unique_ptr<StepRun> make_run(const ShardOptions& shard,
+                                    Recompute recompute = Recompute::kNone) {
     const dist::Communicator node = world_.split(world_.rank() / node_size());
     return std::make_unique<StepRun>(request(shard),
-                                     make_mesh(world_, node, shard, GetParam().full_parameters));
+                                     make_mesh(world_, node, shard, GetParam().full_parameters),
+                                     EngineSettings{.train = {.recompute = recompute}});
   }
   std::unique_ptr<StepRun> make_alone() {
     return std::make_unique<StepRun>(request(), testing::make_self_mesh());
@@ -67,8 +73,8 @@ class ModesTest : public ::testing::TestWithParam<Mode> {
   // Every placement of both planes; group_size cuts the full ones in two where it can.
   std::vector<ShardOptions> placements() const {
     std::vector<ShardOptions> all;
-    for (const Placement frozen : {Placement::kFull, Placement::kNode, Placement::kReplicate})
-      for (const Placement trainable : {Placement::kFull, Placement::kNode, Placement::kReplicate})
+    for (const Placement frozen : kPlacements)
+      for (const Placement trainable : kPlacements)
         all.push_back({.frozen = frozen, .trainable = trainable});
     if (node_size() < world_.size()) {
       all.push_back({.group_size = node_size()});
@@ -85,7 +91,7 @@ class ModesTest : public ::testing::TestWithParam<Mode> {
   }
 
   static void expect_shards_of(StepRun& run, StepRun& whole) {
-    testing::expect_shards_of(run, whole, GetParam().precision.bound);
+    testing::expect_shards_of(run, whole.copied_gradients(), GetParam().precision.bound);
   }
   std::vector<PackedBatch> own_share(const Rows& rows, std::optional<int64_t> micro_batch) const {
     return rows.share(world_.rank(), world_.size(), micro_batch);
@@ -99,8 +105,8 @@ TEST_P(ModesTest, EveryPlacementIsOneRankWithTheWhole) {
   const Rows rows(7);
   const std::unique_ptr<StepRun> alone = make_alone();
   const std::vector<PackedBatch> all = rows.share(0, 1, std::nullopt);
-  const StepOutcome expected = alone->run_vaccine(
-      kVaccine, {.step = kStep, .micro_batches = all, .label_tokens = rows.label_tokens});
+  const StepOutcome expected =
+      alone->run_vaccine(kVaccine, one_stream(kStep, all, rows.label_tokens));
   // bf16 also changes the loss by as much as a rounding of the last hidden states.
   const double loss_bound = GetParam().precision.dtype == ModelDtype::kBf16 ? 2e-3 : 3e-6;
   for (const ShardOptions& shard : placements()) {
@@ -109,9 +115,8 @@ TEST_P(ModesTest, EveryPlacementIsOneRankWithTheWhole) {
     const std::vector<PackedBatch> own = own_share(rows, 1);
     // The second time units are where the first has left them.
     for (int repeat = 0; repeat < 2; ++repeat) {
-      run->zero();
-      const StepOutcome outcome = run->run_vaccine(
-          kVaccine, {.step = kStep, .micro_batches = own, .label_tokens = rows.label_tokens});
+      const StepOutcome outcome =
+          run->run_vaccine(kVaccine, one_stream(kStep, own, rows.label_tokens));
       EXPECT_NEAR(outcome.clean_loss, expected.clean_loss, loss_bound * expected.clean_loss);
       expect_shards_of(*run, *alone);
       run->touch_weights();
@@ -123,30 +128,28 @@ TEST_P(ModesTest, EveryPlacementIsOneRankWithTheWhole) {
 TEST_P(ModesTest, RecomputationChangesNoBit) {
   const Rows rows(5);
   const std::vector<PackedBatch> own = own_share(rows, 2);
-  const StepBatch batch = {.step = kStep, .micro_batches = own, .label_tokens = rows.label_tokens};
+  const StepBatch batch = one_stream(kStep, own, rows.label_tokens);
   const std::unique_ptr<StepRun> run = make_run({});
   const StepOutcome kept = run->run_vaccine(kVaccine, batch);
   const std::vector<at::Tensor> gradients = run->copied_gradients();
   for (const Recompute recompute : {Recompute::kPass2, Recompute::kAll}) {
-    run->train().recompute = recompute;
-    run->zero();
-    const StepOutcome outcome = run->run_vaccine(kVaccine, batch);
+    const std::unique_ptr<StepRun> again = make_run({}, recompute);
+    const StepOutcome outcome = again->run_vaccine(kVaccine, batch);
     EXPECT_EQ(outcome.loss, kept.loss) << word_of(recompute);
     for (int unit = 0; unit < run->num_units(); ++unit)
-      EXPECT_TRUE(at::equal(run->gradient(unit), gradients[static_cast<size_t>(unit)])) << unit;
+      EXPECT_TRUE(at::equal(again->gradient(unit), gradients[static_cast<size_t>(unit)])) << unit;
   }
 }
 
 TEST_P(ModesTest, RhoZeroIsSftBitForBitInEveryPlacement) {
   const Rows rows(5);
   const std::vector<PackedBatch> own = own_share(rows, 1);
-  const StepBatch batch = {.step = kStep, .micro_batches = own, .label_tokens = rows.label_tokens};
+  const StepBatch batch = one_stream(kStep, own, rows.label_tokens);
   for (const ShardOptions& shard : placements()) {
     SCOPED_TRACE(text(shard));
     const std::unique_ptr<StepRun> run = make_run(shard);
     const StepOutcome sft = run->run_sft(batch);
     const std::vector<at::Tensor> gradients = run->copied_gradients();
-    run->zero();
     const StepOutcome vaccine = run->run_vaccine({.rho = 0}, batch);
     EXPECT_EQ(vaccine.loss, sft.loss);
     for (int unit = 0; unit < run->num_units(); ++unit)
@@ -160,8 +163,7 @@ TEST_P(ModesTest, MicroBatchesAddUp) {
   const std::unique_ptr<StepRun> one = make_run({}), many = make_run({});
   const std::vector<PackedBatch> whole = own_share(rows, std::nullopt), cut = own_share(rows, 1);
   const auto step = [&](StepRun& run, const std::vector<PackedBatch>& batches) {
-    return run.run_vaccine(
-        kVaccine, {.step = kStep, .micro_batches = batches, .label_tokens = rows.label_tokens});
+    return run.run_vaccine(kVaccine, one_stream(kStep, batches, rows.label_tokens));
   };
   step(*one, whole);
   step(*many, cut);
@@ -179,11 +181,13 @@ TEST_P(ModesTest, RanksSendWhatThePlanSays) {
     SCOPED_TRACE(text(shard));
     const std::unique_ptr<StepRun> run = make_run(shard);
     const ModelPlan& model = run->state().plan();
-    const MethodPlan method = vaccine::vaccine_plan(kVaccine, run->train(), *model.model,
-                                                    model.probe.get(), kStep, own.size());
-    const StepPlan plan =
-        plan_step(model, shard, {.num_ranks = world_.size(), .ranks_per_node = node_size()}, method,
-                  {.num_micro_batches = static_cast<int64_t>(own.size())});
+    vaccine::VaccineMethod method(kVaccine, {.model = *model.model,
+                                             .probe = model.probe ? *model.probe : *model.model,
+                                             .device = at::kCPU});
+    const Workload workload{.num_micro_batches = static_cast<int64_t>(own.size())};
+    const StepPlan plan = plan_step(
+        model, shard, {.num_ranks = world_.size(), .ranks_per_node = node_size()}, {}, {},
+        RecordingEngine(*model.model).record(method, kStep, {own.size()}), {&workload, 1});
     std::vector<int64_t> before;
     for (int step = 0; step < 4; ++step) {  // what stays gathered settles in the first ones
       std::vector<int64_t> sent;
@@ -199,9 +203,7 @@ TEST_P(ModesTest, RanksSendWhatThePlanSays) {
           EXPECT_EQ(sent[i] - before[i], planned[i]) << "group " << i;
       }
       before = sent;
-      run->zero();
-      run->run_vaccine(kVaccine,
-                       {.step = kStep, .micro_batches = own, .label_tokens = rows.label_tokens});
+      run->run_vaccine(kVaccine, one_stream(kStep, own, rows.label_tokens));
       run->touch_weights();
     }
   }

@@ -22,7 +22,7 @@ struct Optimized {
 
   Optimized(const FlatLayout& layout, dist::Collectives& group, bool replicate)
       : plane(layout, group, {.replicate = replicate}),
-        gradients(group, plane.unit_counts(), at::kCPU),
+        gradients(group, plane.layout().counts(), at::kCPU),
         optimizer(plane, gradients, {.weight_decay = 0.1}) {
     const testing::NamedTensors values = testing::tiny_tensors(layout, 1);
     plane.units().begin_update();
@@ -37,13 +37,13 @@ struct Optimized {
     const testing::NamedTensors values =
         testing::tiny_tensors(layout, 100 + static_cast<uint64_t>(number));
     gradients.zero();
-    for (int unit = 0; unit < plane.num_layout_units(); ++unit) {
-      const at::Tensor flat = gradients.acquire(plane.index_of(unit)).flat.zero_();
+    for (int unit = 0; unit < plane.units().num_units(); ++unit) {
+      const at::Tensor flat = gradients.acquire(unit).flat.zero_();
       if (unit % plane.group().size() == plane.group().rank())
         for (const FlatGroup& group : layout[static_cast<size_t>(unit)].groups)
           for (const FlatMember& member : group.members)
             flat.narrow(0, member.offset, member.count).add_(values.at(member.name).flatten());
-      gradients.release(plane.index_of(unit));
+      gradients.release(unit);
     }
     gradients.finish();
     const double norm = optimizer.gradient_norm();
@@ -66,7 +66,7 @@ TEST(ShardedAdamW, AnyNumberOfRanksIsOneRank) {
       double largest = norm;
       group->all_reduce(&largest, 1, dist::DataType::kFloat64, dist::ReduceOp::kMax).wait();
       EXPECT_EQ(norm, largest);
-      for (int unit = 0; unit < sharded.plane.num_layout_units(); ++unit) {
+      for (int unit = 0; unit < sharded.plane.units().num_units(); ++unit) {
         // Every element has its own update, the same operations whoever does it: bit for bit.
         EXPECT_TRUE(
             at::equal(sharded.plane.units().acquire(unit), whole.plane.units().acquire(unit)))

@@ -31,7 +31,9 @@ class SaverTest : public ::testing::Test {
   static std::string path(const std::string& name) { return (*directory_ / name).string(); }
   bool is_writer() const { return world_.rank() == 0; }
 
-  ModelState load(const ModelRequest& request) { return ModelState::load(request, mesh_); }
+  std::unique_ptr<ModelState> load(const ModelRequest& request) {
+    return ModelState::load(request, testing::read_tiny_spec(request.model.path), mesh_);
+  }
   static ModelRequest lora_request(const std::string& adapter) {
     ModelRequest request;
     request.model.path = path("base");
@@ -63,11 +65,11 @@ TEST_F(SaverTest, AdapterComesBack) {
     const std::string saved = path(cat("saved-adapter-", word_of(placement)));
     ModelRequest request = lora_request(path("adapter"));
     request.shard.trainable = placement;
-    ModelState state = load(request);
-    save_adapter(state, saved, "some/base", 0.25, is_writer());
+    const std::unique_ptr<ModelState> state = load(request);
+    save_adapter(*state, saved, "some/base", 0.25, is_writer());
     mesh_.world->barrier();
-    ModelState loaded = load(lora_request(saved));
-    expect_same_shards(state, loaded);
+    const std::unique_ptr<ModelState> loaded = load(lora_request(saved));
+    expect_same_shards(*state, *loaded);
 
     const io::AdapterConfig config = io::read_adapter_config(saved);
     EXPECT_EQ(config.r, 3);
@@ -94,11 +96,11 @@ TEST_F(SaverTest, AdapterComesBack) {
 TEST_F(SaverTest, ModelComesBack) {
   for (const char* model : {"base", "tied"}) {
     const std::string saved = path(std::string("saved-") + model);
-    ModelState state = load(base_request(path(model), ModelDtype::kFp32));
-    save_model(state, saved, path(model), is_writer());
+    const std::unique_ptr<ModelState> state = load(base_request(path(model), ModelDtype::kFp32));
+    save_model(*state, saved, path(model), is_writer());
     mesh_.world->barrier();
-    ModelState loaded = load(base_request(saved, ModelDtype::kFp32));
-    expect_same_shards(state, loaded);
+    const std::unique_ptr<ModelState> loaded = load(base_request(saved, ModelDtype::kFp32));
+    expect_same_shards(*state, *loaded);
     EXPECT_EQ(Json::read(std::filesystem::path(saved) / "config.json").dump(),
               Json::read(std::filesystem::path(path(model)) / "config.json").dump());
   }
@@ -108,8 +110,8 @@ TEST_F(SaverTest, ModelComesBack) {
 
 TEST_F(SaverTest, ModelIsWrittenInItsComputeType) {
   const std::string saved = path("saved-bf16");
-  ModelState state = load(base_request(path("base"), ModelDtype::kBf16));
-  save_model(state, saved, path("base"), is_writer());
+  const std::unique_ptr<ModelState> state = load(base_request(path("base"), ModelDtype::kBf16));
+  save_model(*state, saved, path("base"), is_writer());
   mesh_.world->barrier();
   EXPECT_EQ(Json::read(std::filesystem::path(saved) / "config.json")["torch_dtype"].text(),
             "bfloat16");
@@ -127,16 +129,15 @@ TEST_F(SaverTest, ModelIsWrittenInItsComputeType) {
 
 // A save between steps: training goes on with the same weights and schedule.
 TEST_F(SaverTest, TheModelCanBeUsedAfterwards) {
-  ModelState state = load(lora_request(path("adapter")));
-  save_adapter(state, path("saved-between"), "", 0, is_writer());
-  save_adapter(state, path("saved-between"), "", 0, is_writer());
-  const std::vector<int> uses = state.model().unit_uses(true);
-  begin_step(state.weights(), uses);
-  for (const int unit : uses) {
-    EXPECT_EQ(state.weights().acquire(unit)[model::kQkv].defined(), unit >= 1 && unit <= 3);
-    state.weights().release(unit);
+  const std::unique_ptr<ModelState> state = load(lora_request(path("adapter")));
+  save_adapter(*state, path("saved-between"), "", 0, is_writer());
+  save_adapter(*state, path("saved-between"), "", 0, is_writer());
+  state->begin_forward();
+  for (const int unit : state->model().unit_uses(false)) {
+    EXPECT_EQ(state->weights().acquire(unit)[model::kQkv].defined(), unit >= 1 && unit <= 3);
+    state->weights().release(unit);
   }
-  state.begin_step({});
+  state->begin_step({});
 }
 
 }  // namespace

@@ -1,10 +1,11 @@
-// One step of training for tests, on the ranks of any mesh: the model, its gradients, and the
-// data's share of a rank.
+// Steps of training for tests, on the ranks of any mesh: the engine of the program on a small
+// model, and the data's share of a rank.
 #pragma once
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -15,63 +16,62 @@
 
 #include "data/packing.h"
 #include "support/tiny_llama.h"
-#include "train/model_state.h"
+#include "train/training_engine.h"
 #include "vaccine/vaccine_method.h"
 
 namespace vax::testing {
 
-// What a step has made, with everything a method needs to make it.
+inline train::MethodMaker sft_maker() {
+  return {.declaration = {}, .make = [](const train::MethodContext& context) {
+            return std::make_unique<vaccine::SftMethod>(context);
+          }};
+}
+inline train::MethodMaker vaccine_maker(const VaccineOptions& options) {
+  return {.declaration = {}, .make = [options](const train::MethodContext& context) {
+            return std::make_unique<vaccine::VaccineMethod>(options, context);
+          }};
+}
+
+// Of a two-pass step: the norms of the layers' hidden-state gradients; empty for one pass.
+inline const std::vector<double>& layer_norms(const train::StepOutcome& outcome) {
+  return outcome.layers.at(0);
+}
+inline std::optional<double> probe_cosine(const train::StepOutcome& outcome) {
+  return outcome.numbers.at(2);
+}
+
+inline model::Spec spec_of(const train::ModelRequest& request) {
+  return read_tiny_spec(request.model.path);
+}
+
 class StepRun {
  public:
-  StepRun(const train::ModelRequest& request, train::Mesh mesh)
-      : mesh_(std::move(mesh)),
-        state_(train::ModelState::load(request, mesh_)),
-        gradients_(*mesh_.reduce, state_.trainable().unit_layout(), request.device,
-                   mesh_.trainable_node ? &*mesh_.trainable_node : nullptr),
-        sink_(state_.trainable(), gradients_) {
-    train_.seed = 5;
-  }
+  StepRun(const train::ModelRequest& request, train::Mesh mesh,
+          const train::EngineSettings& settings = {})
+      : engine_(make_engine(request, std::move(mesh), settings)) {}
 
-  train::StepContext context() {
-    return {.update = state_.update_model(),
-            .probe = state_.probe_model(),
-            .gradients = sink_,
-            .world = *mesh_.world,
-            .train = train_,
-            .dropout = state_.model().lora().enabled() ? 0.2 : 0,
-            .device_world = mesh_.device_world.get()};
+  // What the step has made of the gradient is in gradient().
+  train::StepOutcome run(const train::MethodMaker& method, const train::StepBatch& batch) {
+    engine_->add_method(method);
+    return engine_->run(batch);
   }
-  // Adds to the gradients; the uses that unit_uses() announces must be those that take place.
-  train::StepOutcome run(train::StepMethod& method, const train::StepBatch& batch) {
-    state_.begin_step(method.unit_uses(batch.step, batch.micro_batches.size()));
-    const train::StepOutcome outcome = method.run(batch);
-    state_.begin_step({});
-    gradients_.finish();
-    sum_over_replicas();
-    return outcome;
+  train::StepOutcome run_sft(const train::StepBatch& batch) { return run(sft_maker(), batch); }
+  train::StepOutcome run_vaccine(const VaccineOptions& options, const train::StepBatch& batch) {
+    return run(vaccine_maker(options), batch);
   }
   // What an optimizer does to the copies of its weights, without changing them.
   void touch_weights() {
-    state_.trainable().units().begin_update();
-    state_.trainable().units().refresh();
-    state_.refresh_probe();
-  }
-  train::StepOutcome run_sft(const train::StepBatch& batch) {
-    train::SftMethod method(context());
-    return run(method, batch);
-  }
-  train::StepOutcome run_vaccine(const VaccineOptions& options, const train::StepBatch& batch) {
-    vaccine::VaccineMethod method(context(), options);
-    return run(method, batch);
+    state().trainable().units().begin_update();
+    state().trainable().units().refresh();
+    state().refresh_probe();
   }
 
-  int num_units() { return state_.trainable().units().num_units(); }
-  const dist::Partition& partition(int unit) { return state_.trainable().units().partition(unit); }
-  at::Tensor& gradient(int unit) { return gradients_.shard(unit); }
-  void zero() { gradients_.zero(); }
-  TrainOptions& train() { return train_; }
-  train::Mesh& mesh() { return mesh_; }
-  train::ModelState& state() { return state_; }
+  train::TrainingEngine& engine() { return *engine_; }
+  train::Mesh& mesh() { return engine_->mesh(); }
+  train::ModelState& state() { return engine_->state(); }
+  int num_units() { return state().trainable().units().num_units(); }
+  const dist::Partition& partition(int unit) { return state().trainable().units().partition(unit); }
+  const at::Tensor& gradient(int unit) { return engine_->gradient().at(static_cast<size_t>(unit)); }
   std::vector<at::Tensor> copied_gradients() {
     std::vector<at::Tensor> copies;
     for (int unit = 0; unit < num_units(); ++unit) copies.push_back(gradient(unit).clone());
@@ -79,20 +79,24 @@ class StepRun {
   }
 
  private:
-  void sum_over_replicas() {
-    for (int unit = 0; unit < num_units(); ++unit)
-      mesh_.replicas
-          ->all_reduce(gradient(unit).data_ptr(), gradient(unit).numel(), dist::DataType::kFloat32,
-                       dist::ReduceOp::kSum)
-          .wait();
+  static std::unique_ptr<train::TrainingEngine> make_engine(const train::ModelRequest& request,
+                                                            train::Mesh mesh,
+                                                            train::EngineSettings settings) {
+    auto state = train::ModelState::load(request, spec_of(request), mesh);
+    settings.dropout = state->model().lora().enabled() ? 0.2 : 0;
+    settings.train.seed = 5;
+    return std::make_unique<train::TrainingEngine>(std::move(mesh), std::move(state), settings);
   }
 
-  train::Mesh mesh_;
-  train::ModelState state_;
-  dist::ShardedGradients gradients_;
-  train::ShardedGradientSink sink_;
-  TrainOptions train_;
+  std::unique_ptr<train::TrainingEngine> engine_;
 };
+
+// A step of one stream.
+inline train::StepBatch one_stream(int64_t step, std::span<const PackedBatch> micro_batches,
+                                   int64_t label_tokens) {
+  return {.step = step,
+          .streams = {{.micro_batches = micro_batches, .label_tokens = label_tokens}}};
+}
 
 // The first rows of the tiny dataset as one global batch.
 struct Rows {
@@ -131,12 +135,13 @@ inline train::ModelRequest step_request(const SharedDirectory& models, bool full
 
 // `whole` has every element of the gradient that `run` has its shards of; `bound` is relative to
 // the largest element of the unit, as cancelled ones keep its absolute error.
-inline void expect_shards_of(StepRun& run, StepRun& whole, double bound) {
+inline void expect_shards_of(StepRun& run, const std::vector<at::Tensor>& whole, double bound) {
   for (int unit = 0; unit < run.num_units(); ++unit) {
     const dist::Partition& part = run.partition(unit);
+    const at::Tensor& all = whole[static_cast<size_t>(unit)];
     const at::Tensor actual = run.gradient(unit).narrow(0, 0, part.end - part.begin);
-    const at::Tensor expected = whole.gradient(unit).narrow(0, part.begin, part.end - part.begin);
-    const double largest = whole.gradient(unit).abs().max().item<double>();
+    const at::Tensor expected = all.narrow(0, part.begin, part.end - part.begin);
+    const double largest = all.abs().max().item<double>();
     ASSERT_GT(largest, 1e-6);
     EXPECT_TRUE(at::allclose(actual, expected, 0, bound * largest))
         << "unit " << unit << ": off by "

@@ -10,6 +10,7 @@
 #include "io/peft_adapter.h"
 #include "io/safetensors_writer.h"
 #include "model/decoder/layout.h"
+#include "model/families/built_in.h"
 #include "model/families/llama.h"
 
 namespace vax::testing {
@@ -110,6 +111,10 @@ void write_tiny_model(const std::filesystem::path& directory, const model::Spec&
 void write_tiny_model(const std::filesystem::path& directory, const model::Spec& config,
                       uint64_t seed) {
   write_tiny_model(directory, config, tiny_tensors(model::base_layout(config), seed));
+}
+
+model::Spec read_tiny_spec(const std::filesystem::path& directory) {
+  return model::built_in_families().read(directory / "config.json");
 }
 
 void write_tiny_adapter(const std::filesystem::path& directory, const model::LoraSpec& spec,

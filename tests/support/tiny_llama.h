@@ -44,6 +44,8 @@ void write_tiny_model(const std::filesystem::path& directory, const model::Spec&
                       const NamedTensors& tensors);
 void write_tiny_model(const std::filesystem::path& directory, const model::Spec& config,
                       uint64_t seed);
+// Of a model directory, as the program reads it.
+model::Spec read_tiny_spec(const std::filesystem::path& directory);
 // A PEFT directory with these factors, or with those of lora_layout(config, spec).
 void write_tiny_adapter(const std::filesystem::path& directory, const model::LoraSpec& spec,
                         const NamedTensors& tensors);

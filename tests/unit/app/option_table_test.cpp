@@ -272,8 +272,7 @@ struct ToyOptions {
 
 TEST(OptionTable, TakesWhatTheCatalogueBrings) {
   Catalogue catalogue = built_in_catalogue();
-  catalogue.methods.push_back(
-      {.name = "toy", .default_of = 0, .options = option_section<ToyOptions>()});
+  catalogue.methods.add({.name = "toy", .options = option_section<ToyOptions>()});
   const OptionTable table = make_option_table(catalogue);
   CommandLine line =
       parse(table, words("align --train.method toy --toy.strength 2 --model.path m --data.path d "

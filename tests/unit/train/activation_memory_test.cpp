@@ -78,8 +78,8 @@ class OneRank {
         group_(make_group()),
         frozen_(plan_.model->frozen_layout(), *group_, plan_.frozen_units),
         trainable_(plan_.model->trainable_layout(), *group_, plan_.trainable_units),
-        weights_(frozen_, trainable_, plan_.nesting),
-        gradients_(*group_, trainable_.unit_layout(), plan_.model->device()),
+        weights_(frozen_, trainable_),
+        gradients_(*group_, trainable_.layout().units(), plan_.model->device()),
         sink_(trainable_, gradients_) {
     at::manual_seed(1);
     for (Plane* plane : {&frozen_, &trainable_}) {
@@ -94,7 +94,9 @@ class OneRank {
   // Most bytes that tensors took on top of what was there before.
   int64_t peak_of_pass(const PackedBatch& batch, bool update, bool recompute) {
     gradients_.zero();
-    begin_step(weights_, model().unit_uses(true));
+    for (Plane* plane : {&frozen_, &trainable_})
+      plane->units().begin_step(
+          plane->layout().events_of(model().unit_uses(true), model().held_together()));
     const int64_t before = tensor_bytes();
     reset_tensor_peak();
     const auto number = at::TensorOptions(at::kDouble).device(model().device());

@@ -28,13 +28,14 @@ NamedTensors load_in_pieces(const FlatLayout& layout, int num_ranks, at::ScalarT
     testing::LonelyRank group(rank, num_ranks);
     Plane plane(layout, group, {.shard_dtype = dtype, .gather_dtype = dtype});
     load(plane);
-    for (int unit = 0; unit < plane.num_layout_units(); ++unit) {
-      if (plane.index_of(unit) < 0) continue;
-      const dist::Partition& part = plane.units().partition(plane.index_of(unit));
+    for (int unit = 0; unit < plane.layout().num_model_units(); ++unit) {
+      const int index = plane.layout().index_of(unit);
+      if (index < 0) continue;
+      const dist::Partition& part = plane.units().partition(index);
       const int64_t own = part.end - part.begin;
       flats[static_cast<size_t>(unit)]
           .narrow(0, part.begin, own)
-          .copy_(plane.units().shard(plane.index_of(unit)).narrow(0, 0, own));
+          .copy_(plane.units().shard(index).narrow(0, 0, own));
     }
   }
   NamedTensors tensors;

@@ -46,10 +46,10 @@ class OptimizerTest : public ::testing::Test {
   // Calls function(member, view of the member in `flat_of(index)`).
   void for_each_view(const std::function<at::Tensor&(int)>& flat_of,
                      const std::function<void(const FlatMember&, at::Tensor)>& function) {
-    for (int unit = 0; unit < plane_.num_layout_units(); ++unit)
+    for (int unit = 0; unit < plane_.layout().num_model_units(); ++unit)
       for (const FlatGroup& group : layout_[static_cast<size_t>(unit)].groups)
         for (const FlatMember& member : group.members)
-          function(member, flat_of(plane_.index_of(unit))
+          function(member, flat_of(plane_.layout().index_of(unit))
                                .narrow(0, member.offset, member.count)
                                .view(member.shape));
   }
@@ -68,7 +68,7 @@ class OptimizerTest : public ::testing::Test {
   FlatLayout layout_ = model::base_layout(testing::tiny_config());
   std::unique_ptr<dist::Collectives> group_ = dist::make_self_collectives();
   Plane plane_{layout_, *group_, {}};
-  dist::ShardedGradients gradients_{*group_, plane_.unit_counts(), at::kCPU};
+  dist::ShardedGradients gradients_{*group_, plane_.layout().counts(), at::kCPU};
 };
 
 TEST_F(OptimizerTest, FiveUpdatesAreAdamW) {

@@ -44,9 +44,12 @@ class ShardedWeightsTest : public ::testing::Test {
         dist::ShardedUnitsOptions{.shard_dtype = gather_dtype, .gather_dtype = gather_dtype});
     trainable_.emplace(llama_->trainable_layout(), *group_,
                        dist::ShardedUnitsOptions{.gather_dtype = gather_dtype});
-    std::optional<dist::Nesting> nesting;
-    if (tied) nesting = {.outer = llama_->head_unit(), .inner = 0};
-    weights_.emplace(*frozen_, *trainable_, nesting);
+    weights_.emplace(*frozen_, *trainable_);
+  }
+  // Announces these uses to both planes.
+  void begin_step(const std::vector<int>& unit_uses) {
+    for (Plane* const plane : {&*frozen_, &*trainable_})
+      plane->units().begin_step(plane->layout().events_of(unit_uses, llama_->held_together()));
   }
 
   std::unique_ptr<dist::Collectives> group_ = dist::make_self_collectives();
@@ -57,25 +60,28 @@ class ShardedWeightsTest : public ::testing::Test {
 
 TEST_F(ShardedWeightsTest, PlaneSkipsUnitsWithoutParameters) {
   make(false, false, at::kFloat);
-  EXPECT_EQ(trainable_->num_layout_units(), 5);
-  EXPECT_EQ(trainable_->index_of(0), -1);
-  EXPECT_EQ(trainable_->index_of(1), 0);
-  EXPECT_EQ(trainable_->index_of(3), 2);
-  EXPECT_EQ(trainable_->index_of(4), -1);
+  const PlaneLayout& layout = trainable_->layout();
+  EXPECT_EQ(layout.num_model_units(), 5);
+  EXPECT_EQ(layout.index_of(0), -1);
+  EXPECT_EQ(layout.index_of(1), 0);
+  EXPECT_EQ(layout.index_of(3), 2);
+  EXPECT_EQ(layout.index_of(4), -1);
+  EXPECT_EQ(layout.indices_of({4, 3, 0, 1, 3}), (std::vector<int>{2, 0, 2}));
   EXPECT_EQ(trainable_->units().num_units(), 3);
-  EXPECT_EQ(trainable_->unit_counts(), std::vector<int64_t>(3, trainable_->layout()[1].count));
+  EXPECT_EQ(layout.counts(), std::vector<int64_t>(3, llama_->trainable_layout()[1].count));
   EXPECT_EQ(frozen_->units().num_units(), 5);
 }
 
 TEST_F(ShardedWeightsTest, HandsOutBothPlanesByRole) {
   make(false, false, at::kFloat);
-  begin_step(*weights_, llama_->unit_uses(true));
+  begin_step(llama_->unit_uses(true));
   for (const int unit : llama_->unit_uses(true)) {
     model::UnitTensors tensors = weights_->acquire(unit);
-    take_views(frozen_->layout()[static_cast<size_t>(unit)], frozen_->units().shard(unit), tensors);
-    if (const int index = trainable_->index_of(unit); index >= 0)
-      take_views(trainable_->layout()[static_cast<size_t>(unit)], trainable_->units().shard(index),
-                 tensors);
+    take_views(llama_->frozen_layout()[static_cast<size_t>(unit)], frozen_->units().shard(unit),
+               tensors);
+    if (const int index = trainable_->layout().index_of(unit); index >= 0)
+      take_views(llama_->trainable_layout()[static_cast<size_t>(unit)],
+                 trainable_->units().shard(index), tensors);
     expect_none(tensors);
     weights_->release(unit);
   }
@@ -98,7 +104,7 @@ TEST_F(ShardedWeightsTest, SeesNewValuesAfterARefresh) {
 
 TEST_F(ShardedWeightsTest, ATiedHeadHoldsTheEmbeddingInsideItself) {
   make(true, true, at::kBFloat16);  // casts of fp32 masters: slots and a schedule
-  begin_step(*weights_, llama_->unit_uses(true));
+  begin_step(llama_->unit_uses(true));
   for (int unit = 0; unit < llama_->head_unit(); ++unit) {
     weights_->acquire(unit);
     weights_->release(unit);
@@ -111,33 +117,33 @@ TEST_F(ShardedWeightsTest, ATiedHeadHoldsTheEmbeddingInsideItself) {
     weights_->acquire(unit);
     weights_->release(unit);
   }
-  begin_step(*weights_, {});  // all announced uses have taken place
+  begin_step({});  // all announced uses have taken place
 }
 
 TEST_F(ShardedWeightsTest, AnotherOrderThanAnnouncedIsALogicError) {
   make(false, true, at::kBFloat16);
-  begin_step(*weights_, {0, 1, 2});
+  begin_step({0, 1, 2});
   EXPECT_THROW(weights_->acquire(1), std::logic_error);
 }
 
 TEST_F(ShardedWeightsTest, AnUnfinishedStepIsALogicError) {
   make(false, true, at::kBFloat16);
-  begin_step(*weights_, {0, 1});
+  begin_step({0, 1});
   weights_->acquire(0);
   weights_->release(0);
-  EXPECT_THROW(begin_step(*weights_, {}), std::logic_error);
+  EXPECT_THROW(begin_step({}), std::logic_error);
 }
 
 TEST_F(ShardedWeightsTest, GradientsAreViewsThatAddUp) {
   make(false, false, at::kFloat);
-  dist::ShardedGradients gradients(*group_, trainable_->unit_counts(), at::kCPU);
+  dist::ShardedGradients gradients(*group_, trainable_->layout().counts(), at::kCPU);
   ShardedGradientSink sink(*trainable_, gradients);
   for (int micro_batch = 0; micro_batch < 2; ++micro_batch)
     for (const int unit : {4, 3, 2, 1, 0}) {
       model::UnitTensors tensors = sink.acquire(unit).tensors;
-      if (const int index = trainable_->index_of(unit); index >= 0) {
+      if (const int index = trainable_->layout().index_of(unit); index >= 0) {
         tensors[static_cast<size_t>(model::lora_b_role(model::kDown))].add_(unit);
-        take_views(trainable_->layout()[static_cast<size_t>(unit)], gradients.shard(index),
+        take_views(llama_->trainable_layout()[static_cast<size_t>(unit)], gradients.shard(index),
                    tensors);
       }
       expect_none(tensors);  // nor where the weight is frozen
@@ -146,10 +152,10 @@ TEST_F(ShardedWeightsTest, GradientsAreViewsThatAddUp) {
   gradients.finish();
   for (const int unit : {1, 2, 3}) {
     model::UnitTensors expected;
-    const at::Tensor flat = at::zeros({trainable_->layout()[1].count});
-    view_groups(trainable_->layout()[static_cast<size_t>(unit)], flat, expected);
+    const at::Tensor flat = at::zeros({llama_->trainable_layout()[1].count});
+    view_groups(llama_->trainable_layout()[static_cast<size_t>(unit)], flat, expected);
     expected[static_cast<size_t>(model::lora_b_role(model::kDown))].fill_(2 * unit);
-    EXPECT_TRUE(at::equal(gradients.shard(trainable_->index_of(unit)), flat)) << unit;
+    EXPECT_TRUE(at::equal(gradients.shard(trainable_->layout().index_of(unit)), flat)) << unit;
   }
 }
 

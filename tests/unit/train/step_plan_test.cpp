@@ -14,17 +14,20 @@
 #include "data/packing.h"
 #include "support/tiny_llama.h"
 #include "train/optimizer.h"
+#include "train/recording_engine.h"
 
 namespace vax::train {
 namespace {
 
 using Lengths = std::vector<int64_t>;
 
-TrainOptions batches(int64_t global_batch, std::optional<int64_t> micro_batch = std::nullopt) {
-  TrainOptions options;
-  options.global_batch = global_batch;
-  options.micro_batch = micro_batch;
-  return options;
+struct Batches {
+  int64_t global_batch;
+  std::optional<int64_t> micro_batch = std::nullopt;
+};
+Workload workload_of(const Lengths& lengths, const Lengths& labels, const Batches& batches,
+                     int num_ranks) {
+  return train::workload_of(lengths, labels, batches.global_batch, batches.micro_batch, num_ranks);
 }
 
 void expect_workload(const Workload& workload, const Workload& expected) {
@@ -38,20 +41,20 @@ void expect_workload(const Workload& workload, const Workload& expected) {
 TEST(WorkloadOf, IsTheLongestRowsTogether) {
   const Lengths lengths = {3, 9, 1, 7, 5, 2}, labels = {2, 1, 0, 6, 4, 1};
   // All five rows of a batch on one rank: the shortest row is left out.
-  expect_workload(workload_of(lengths, labels, batches(5), 1), {1, 5, 26, 14, 26});
+  expect_workload(workload_of(lengths, labels, Batches{5}, 1), {1, 5, 26, 14, 26});
   // Two ranks: the first has three rows.
-  expect_workload(workload_of(lengths, labels, batches(5), 2), {1, 3, 21, 12, 21});
+  expect_workload(workload_of(lengths, labels, Batches{5}, 2), {1, 3, 21, 12, 21});
   // In micro-batches of two: most labels need not be in the longest rows.
-  expect_workload(workload_of(lengths, labels, batches(5, 2), 2), {2, 2, 16, 10, 21});
-  expect_workload(workload_of(lengths, labels, batches(5, 1), 1), {5, 1, 9, 6, 26});
+  expect_workload(workload_of(lengths, labels, Batches{5, 2}, 2), {2, 2, 16, 10, 21});
+  expect_workload(workload_of(lengths, labels, Batches{5, 1}, 1), {5, 1, 9, 6, 26});
   // A micro-batch larger than the share is the share.
-  expect_workload(workload_of(lengths, labels, batches(5, 100), 2), {1, 3, 21, 12, 21});
+  expect_workload(workload_of(lengths, labels, Batches{5, 100}, 2), {1, 3, 21, 12, 21});
   // More ranks than rows: one each.
-  expect_workload(workload_of(lengths, labels, batches(5), 8), {1, 1, 9, 6, 9});
+  expect_workload(workload_of(lengths, labels, Batches{5}, 8), {1, 1, 9, 6, 9});
 }
 
 TEST(WorkloadOf, AGlobalBatchHasNoMoreRowsThanTheData) {
-  expect_workload(workload_of({4, 2}, {3, 1}, batches(64, 8), 1), {1, 2, 6, 4, 6});
+  expect_workload(workload_of({4, 2}, {3, 1}, Batches{64, 8}, 1), {1, 2, 6, 4, 6});
 }
 
 // What data::pack_share gives to a rank is within it, for any order, and at it for the worst.
@@ -68,7 +71,7 @@ TEST(WorkloadOf, BoundsWhatARankIsGiven) {
   for (const int num_ranks : {1, 2, 4})
     for (const std::optional<int64_t> micro :
          {std::optional<int64_t>(), std::optional<int64_t>(2)}) {
-      const Workload workload = workload_of(lengths, labels, batches(9, micro), num_ranks);
+      const Workload workload = workload_of(lengths, labels, Batches{9, micro}, num_ranks);
       Workload most{.num_micro_batches = 0};
       const auto deal = [&] {
         for (int rank = 0; rank < num_ranks; ++rank) {
@@ -102,19 +105,36 @@ TEST(WorkloadOf, BoundsWhatARankIsGiven) {
     }
 }
 
+int group_size_of(Placement placement, bool trainable, ShardOptions shard, const Layout& layout) {
+  (trainable ? shard.trainable : shard.frozen) = placement;
+  return train::group_size_of(placement_of(shard, trainable, layout.on_device), shard, layout);
+}
+
 TEST(GroupSizeOf, FollowsThePlacement) {
   const Layout layout{.num_ranks = 12, .ranks_per_node = 4};
   for (const bool trainable : {false, true}) {
     EXPECT_EQ(group_size_of(Placement::kFull, trainable, {}, layout), 12);
     EXPECT_EQ(group_size_of(Placement::kNode, trainable, {}, layout), 4);
     EXPECT_EQ(group_size_of(Placement::kFull, trainable, {.group_size = 6}, layout), 6);
-    EXPECT_EQ(group_size_of(Placement::kNode, trainable, {.group_size = 6}, layout),
-              4);  // nothing to ask
+    // Nothing to ask.
+    EXPECT_EQ(group_size_of(Placement::kNode, trainable, {.group_size = 6}, layout), 4);
   }
   EXPECT_EQ(group_size_of(Placement::kReplicate, false, {}, layout), 4);  // as node
-  EXPECT_EQ(group_size_of(Placement::kReplicate, true, {}, layout),
-            12);  // masters are spread all the same
+  // Masters are spread all the same.
+  EXPECT_EQ(group_size_of(Placement::kReplicate, true, {}, layout), 12);
   EXPECT_EQ(group_size_of(Placement::kReplicate, true, {.group_size = 3}, layout), 3);
+  // Ranks of GPUs share no memory.
+  const Layout gpus{.num_ranks = 12, .ranks_per_node = 4, .on_device = true};
+  EXPECT_EQ(group_size_of(Placement::kReplicate, false, {}, gpus), 12);
+  EXPECT_THROW(group_size_of(Placement::kNode, false, {}, gpus), ConfigError);
+}
+
+TEST(PlacementOf, KeepsGatheredUnitsWhereNothingIsShared) {
+  const ShardOptions replicate{.frozen = Placement::kReplicate, .trainable = Placement::kReplicate};
+  EXPECT_FALSE(placement_of(replicate, false, false).keeps_all);
+  EXPECT_TRUE(placement_of(replicate, true, false).keeps_all);
+  EXPECT_TRUE(placement_of(replicate, false, true).keeps_all);
+  EXPECT_FALSE(placement_of({}, false, false).keeps_all);
 }
 
 TEST(GroupSizeOf, RefusesWhatDoesNotDivide) {
@@ -160,25 +180,48 @@ ModelPlan model_of(const Kind& kind, const ShardOptions& shard = {}) {
                    kind.full ? model::LoraSpec{} : testing::tiny_lora());
 }
 
-// Two passes, the first on the probe.
-MethodPlan two_passes(const ModelPlan& model, size_t num_micro_batches = 1) {
-  MethodPlan plan{.passes = {{.probe = true, .weight_gradients = false}, {}},
-                  .kept_bytes_per_token = 240,
-                  .kept_bytes = 7};
-  append_uses(*model.model, num_micro_batches, true, plan.uses);
-  append_uses(*model.model, num_micro_batches, false, plan.uses);
-  return plan;
+// What a recorder makes of passes that are given by hand.
+class Passes final : public Method {
+ public:
+  explicit Passes(std::vector<PassSpec> specs) : specs_(std::move(specs)) {}
+  StepOutcome step(Engine& engine) override {
+    engine.passes(0, [&] {
+      for (const PassSpec& spec : specs_) engine.pass(engine.all(), spec);
+    });
+    return {};
+  }
+
+ private:
+  std::vector<PassSpec> specs_;
+};
+
+Recording record(const ModelPlan& model, std::vector<PassSpec> specs) {
+  Passes method(std::move(specs));
+  return RecordingEngine(*model.model).record(method, 1, {1});
 }
+
+const PassSpec kProbePass{.weights = PassWeights::kProbe,
+                          .weight_gradients = false,
+                          .kept_bytes = 7,
+                          .kept_bytes_per_token = 240};
+// Two passes, the first on the probe.
+Recording two_passes(const ModelPlan& model) { return record(model, {kProbePass, {}}); }
 
 constexpr Workload kWorkload = {
     .num_micro_batches = 1, .micro_tokens = 20, .micro_labels = 11, .rank_tokens = 31};
+
+StepPlan plan_step(const ModelPlan& model, const ShardOptions& shard, const Layout& layout,
+                   const Recording& recording, const Workload& workload,
+                   const TrainOptions& options = {}, const MethodDeclaration& method = {}) {
+  return train::plan_step(model, shard, layout, options, method, recording, {&workload, 1});
+}
 
 // The objects of a run on one rank of `group`, without values.
 struct Objects {
   Objects(const ModelPlan& model, dist::Collectives& group)
       : frozen(model.model->frozen_layout(), group, model.frozen_units),
         trainable(model.model->trainable_layout(), group, model.trainable_units),
-        gradients(group, trainable.unit_layout(), at::kCPU),
+        gradients(group, trainable.layout().units(), at::kCPU),
         optimizer(trainable, gradients, {}) {
     Plane& copied = model.train_base ? trainable : frozen;
     if (model.probe) probe.emplace(copied, group, model.probe_units);
@@ -292,24 +335,27 @@ TEST(PlanStep, RefusesALayoutThatCannotBeCut) {
 
 TEST(PlanStep, TakesTheLargestPassAndWhatIsKept) {
   const ModelPlan model = model_of({.full = true, .tied = false, .dtype = ModelDtype::kFp32});
-  const auto bytes = [&](const PassPlan& pass) {
+  const auto bytes = [&](bool weight_gradients, bool recompute) {
     return model.model->activation_bytes({.num_tokens = kWorkload.micro_tokens,
                                           .num_labels = kWorkload.micro_labels,
-                                          .weight_gradients = pass.weight_gradients,
-                                          .recompute = pass.recompute});
+                                          .weight_gradients = weight_gradients,
+                                          .recompute = recompute});
   };
-  const PassPlan probe{.weight_gradients = false}, update{}, recomputed{.recompute = true};
-  EXPECT_LT(bytes(recomputed), bytes(update));
-  EXPECT_LT(bytes(probe), bytes(update));
-  EXPECT_LT(bytes(recomputed), bytes(probe));
-  const auto planned = [&](std::vector<PassPlan> passes) {
-    MethodPlan method = two_passes(model);
-    method.passes = std::move(passes);
-    return plan_step(model, {}, {}, method, kWorkload).memory.activations;
+  EXPECT_LT(bytes(true, true), bytes(true, false));
+  EXPECT_LT(bytes(false, false), bytes(true, false));
+  EXPECT_LT(bytes(true, true), bytes(false, false));
+  EXPECT_LT(bytes(false, true), bytes(false, false));
+  const auto planned = [&](std::vector<PassSpec> specs, Recompute recompute) {
+    return plan_step(model, {}, {}, record(model, std::move(specs)), kWorkload,
+                     {.recompute = recompute})
+        .memory.activations;
   };
-  EXPECT_EQ(planned({probe, update}), bytes(update));
-  EXPECT_EQ(planned({probe, recomputed}), bytes(probe));
-  EXPECT_EQ(planned({recomputed}), bytes(recomputed));
+  EXPECT_EQ(planned({kProbePass, {}}, Recompute::kNone), bytes(true, false));
+  // The pass without weight gradients keeps what it needs: it is the larger one then.
+  EXPECT_EQ(planned({kProbePass, {}}, Recompute::kPass2), bytes(false, false));
+  EXPECT_EQ(planned({{}}, Recompute::kPass2), bytes(true, true));
+  EXPECT_EQ(planned({kProbePass, {}}, Recompute::kAll),
+            std::max(bytes(false, true), bytes(true, true)));
   EXPECT_EQ(plan_step(model, {}, {}, two_passes(model), kWorkload).memory.perturbation,
             7 + 240 * kWorkload.rank_tokens);
 }
@@ -318,9 +364,7 @@ TEST(PlanStep, AProbeOfItsOwnIsCountedInItsOwnType) {
   const ModelPlan model = model_of(
       {.full = true, .tied = false, .dtype = ModelDtype::kFp32, .probe_dtype = ProbeDtype::kBf16});
   ASSERT_NE(model.probe, nullptr);
-  MethodPlan method = two_passes(model);
-  method.passes = {{.probe = true, .weight_gradients = false}};
-  EXPECT_EQ(plan_step(model, {}, {}, method, kWorkload).memory.activations,
+  EXPECT_EQ(plan_step(model, {}, {}, record(model, {kProbePass}), kWorkload).memory.activations,
             model.probe->activation_bytes({.num_tokens = kWorkload.micro_tokens,
                                            .num_labels = kWorkload.micro_labels,
                                            .weight_gradients = false}));
@@ -331,6 +375,20 @@ TEST(PlanStep, AProbeOfItsOwnIsCountedInItsOwnType) {
                       .probe_dtype = ProbeDtype::kBf16})
                 .probe,
             nullptr);
+}
+
+// What a method keeps that is shaped like the shards, and the copy that moved weights need.
+TEST(PlanStep, CountsTheMethodsVectors) {
+  const ModelPlan model = model_of({.full = true, .tied = false, .dtype = ModelDtype::kFp32});
+  const auto planned = [&](const MethodDeclaration& method) {
+    return plan_step(model, {}, {.num_ranks = 2, .ranks_per_node = 1}, two_passes(model), kWorkload,
+                     {}, method)
+        .memory;
+  };
+  const int64_t vector = planned({}).optimizer / 2;
+  EXPECT_EQ(planned({}).vectors, 0);
+  EXPECT_EQ(planned({.vectors = {{"anchor", true}, {"kept", false}}}).vectors, 2 * vector);
+  EXPECT_EQ(planned({.vectors = {{"anchor", true}}, .moves_weights = true}).vectors, 2 * vector);
 }
 
 TEST(PlanStep, NamesPlanesAndUnits) {
@@ -352,23 +410,59 @@ TEST(PlanStep, NamesPlanesAndUnits) {
   EXPECT_EQ(2 * plan.wire.probe, plan.wire.frozen);
 }
 
+// Trainable units are gathered anew after a change, frozen ones are told the whole step; every
+// gradient is summed over the replicas.
+TEST(PlanStep, AStepThatMovesItsWeightsGathersThemAgain) {
+  class Moving final : public Method {
+   public:
+    StepOutcome step(Engine& engine) override {
+      const auto pass = [&](int kind) {
+        engine.passes(kind, [&] { engine.pass(engine.all(), {}); });
+      };
+      pass(0);
+      const ShardVector& direction = engine.reduce();
+      engine.move(direction, 0.1);
+      engine.clear_gradient();
+      pass(1);
+      engine.reduce();
+      engine.restore();
+      return {};
+    }
+  };
+  for (const bool full : {false, true}) {
+    const ModelPlan model = model_of({.full = full, .tied = false, .dtype = ModelDtype::kFp32});
+    const Layout layout{.num_ranks = 4, .ranks_per_node = 1};
+    const ShardOptions shard{.group_size = 2};
+    Moving method;
+    const Recording moving = RecordingEngine(*model.model).record(method, 1, {1});
+    ASSERT_EQ(moving.segments.size(), 3U);
+    EXPECT_TRUE(moving.segments[2].empty());
+    const StepPlan once = plan_step(model, shard, layout, record(model, {{}}), kWorkload);
+    const StepPlan twice = plan_step(model, shard, layout, record(model, {{}, {}}), kWorkload);
+    const StepPlan moved = plan_step(model, shard, layout, moving, kWorkload);
+    EXPECT_EQ(moved.wire.trainable, 2 * once.wire.trainable);
+    EXPECT_LT(twice.wire.trainable, moved.wire.trainable);
+    EXPECT_EQ(moved.wire.frozen, twice.wire.frozen);
+    EXPECT_EQ(moved.wire.reduce, 2 * once.wire.reduce);
+    EXPECT_EQ(moved.wire.replicas, 2 * once.wire.replicas);
+  }
+}
+
 TEST(SftPlan, IsOnePassOverEveryMicroBatch) {
   const ModelPlan model = model_of({.full = true, .tied = true, .dtype = ModelDtype::kFp32});
-  TrainOptions options;
-  const MethodPlan plan = sft_plan(options, *model.model, 3);
-  ASSERT_EQ(plan.passes.size(), 1U);
-  EXPECT_TRUE(plan.passes[0].weight_gradients);
-  EXPECT_FALSE(plan.passes[0].recompute);
-  EXPECT_FALSE(plan.passes[0].probe);
-  EXPECT_EQ(plan.kept_bytes + plan.kept_bytes_per_token, 0);
+  Passes sft({PassSpec{}});
+  const Recording recording = RecordingEngine(*model.model).record(sft, 1, {3});
+  ASSERT_EQ(recording.passes.size(), 1U);
+  EXPECT_TRUE(recording.passes[0].weight_gradients);
+  EXPECT_FALSE(recording.passes[0].keeps());
+  EXPECT_EQ(recording.num_reductions, 1);
   const std::vector<int> once = model.model->unit_uses(true);
-  ASSERT_EQ(plan.uses.size(), 3 * once.size());
-  for (size_t i = 0; i < plan.uses.size(); ++i)
-    EXPECT_EQ(plan.uses[i], (UnitUse{.unit = once[i % once.size()]}));
-  for (const Recompute recompute : {Recompute::kPass2, Recompute::kAll}) {
-    options.recompute = recompute;
-    EXPECT_TRUE(sft_plan(options, *model.model, 1).passes.at(0).recompute) << word_of(recompute);
-  }
+  ASSERT_EQ(recording.segments.size(), 1U);
+  const std::vector<UnitUse>& uses = recording.segments[0];
+  ASSERT_EQ(uses.size(), 3 * once.size());
+  for (size_t i = 0; i < uses.size(); ++i)
+    EXPECT_EQ(uses[i], (UnitUse{.unit = once[i % once.size()]}));
+  EXPECT_EQ(recording.gradient_releases.size(), 3 * model.model->gradient_uses().size());
 }
 
 TEST(MemoryParts, AddUpAndAreVisitedInOrder) {
@@ -378,12 +472,16 @@ TEST(MemoryParts, AddUpAndAreVisitedInOrder) {
                     .optimizer = 4000,
                     .activations = 50'000,
                     .perturbation = 600'000,
+                    .vectors = 0,
                     .drift = 7'000'000,
                     .checkpoint = 80'000'000};
   EXPECT_EQ(parts.total(), 87'654'321);
   std::string names;
   visit_memory(parts, [&](const char* name, int64_t&) { names += cat(name, " "); });
   EXPECT_EQ(names, "weights slots gradients optimizer activations perturbation drift checkpoint ");
+  // Few methods have vectors of their own; the others' files do not mention them.
+  parts.vectors = 900'000'000;
+  EXPECT_EQ(parts.total(), 987'654'321);
 }
 
 TEST(WireBytes, AddUp) {

@@ -92,7 +92,12 @@ TEST_F(PerturbationTest, SaysWhatItKeeps) {
   EXPECT_EQ(recorded({}).num_bytes(), kLayers * kTokens * kHidden * 4);
   EXPECT_EQ(recorded({}, at::kBFloat16).num_bytes(), kLayers * kTokens * kHidden * 2);
   EXPECT_EQ(recorded({.layers = {0, 2}}).num_bytes(), 2 * kTokens * kHidden * 4);
-  EXPECT_EQ(recorded({.layers = {0, 2}}).num_perturbed(), 2);
+  // Said beforehand, of one token or in all.
+  EXPECT_EQ(recorded({}).bytes_per_token(), kLayers * kHidden * 4);
+  EXPECT_EQ(recorded({.layers = {0, 2}}, at::kBFloat16).bytes_per_token(), 2 * kHidden * 2);
+  EXPECT_EQ(recorded({}).shared_bytes(), 0);
+  EXPECT_EQ(recorded({.direction = Direction::kShared}).bytes_per_token(), 0);
+  EXPECT_EQ(recorded({.direction = Direction::kShared}).shared_bytes(), kLayers * kHidden * 4);
   // One fp32 vector a layer, whatever the type of what is kept by token.
   EXPECT_EQ(recorded({.direction = Direction::kShared}, at::kBFloat16).num_bytes(),
             kLayers * kHidden * 4);

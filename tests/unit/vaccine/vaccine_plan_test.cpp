@@ -1,16 +1,19 @@
-// What a Vaccine step announces - the units that it acquires, what it keeps - against what it does,
-// on one rank with weights that write down every acquire.
+// What is recorded of a Vaccine step - the units that it acquires, its passes, what it keeps -
+// against what it does, on one rank with weights that write down every acquire.
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <numeric>
 
+#include "base/error.h"
 #include "data/packing.h"
 #include "dist/comm/collectives.h"
 #include "model/decoder/decoder.h"
 #include "support/memory_weights.h"
 #include "support/tiny_llama.h"
+#include "train/pass_engine.h"
+#include "train/recording_engine.h"
 #include "vaccine/vaccine_method.h"
 
 namespace vax::vaccine {
@@ -36,6 +39,25 @@ class RecordingWeights : public model::WeightSource {
   std::vector<UnitUse>& uses_;
 };
 
+// An engine on weights in memory, without ranks and without an optimizer.
+class MemoryEngine final : public train::PassEngine {
+ public:
+  explicit MemoryEngine(const train::PassInputs& inputs) : PassEngine(inputs) {}
+  train::StepOutcome run(train::Method& method, const train::StepBatch& batch) {
+    begin(batch);
+    return method.step(*this);
+  }
+  const train::ShardVector& reduce() override { return none_; }
+  double gradient_norm() override { return 0; }
+  void clear_gradient() override {}
+  train::ShardVector& vector(int) override { return none_; }
+  void move(const train::ShardVector&, double) override {}
+  void restore() override {}
+
+ private:
+  train::ShardVector none_;
+};
+
 struct Kind {
   bool full = false, tied = false, own_probe = false;
   int num_micro_batches = 2;
@@ -44,15 +66,15 @@ struct Kind {
 class StepRun {
  public:
   explicit StepRun(const Kind& kind)
-      : llama_(make_llama(kind, at::kFloat)),
-        probe_(make_llama(kind, kind.own_probe ? at::kBFloat16 : at::kFloat)),
-        own_probe_(kind.own_probe),
-        weights_(llama_, 1, 0.2),
+      : model_(make_model(kind, at::kFloat)),
+        own_probe_(make_model(kind, kind.own_probe ? at::kBFloat16 : at::kFloat)),
+        probe_(kind.own_probe ? *own_probe_ : *model_),
+        weights_(*model_, 1, 0.2),
         probe_weights_(probe_, 1, 0.2),
-        gradients_(llama_),
+        gradients_(*model_),
         update_source_(weights_, false, uses_),
         probe_source_(probe_weights_, true, uses_),
-        dataset_(testing::tiny_dataset(llama_.spec(), 5)) {
+        dataset_(testing::tiny_dataset(model_->spec(), 5)) {
     std::vector<int64_t> rows(5);
     std::iota(rows.begin(), rows.end(), 0);
     const int64_t micro_batch = (5 + kind.num_micro_batches - 1) / kind.num_micro_batches;
@@ -65,42 +87,52 @@ class StepRun {
 
   struct Done {
     train::StepOutcome outcome;
-    std::vector<UnitUse> acquired, announced;
+    std::vector<UnitUse> acquired;
     int64_t kept_bytes;
   };
   Done run(const VaccineOptions& options, const TrainOptions& train, int64_t step) {
-    const train::PassModel update{.model = llama_, .weights = update_source_};
-    const train::PassModel probe{.model = probe_, .weights = probe_source_};
-    VaccineMethod method({.update = update,
-                          .probe = own_probe_ ? probe : update,
-                          .gradients = gradients_,
-                          .world = *world_,
-                          .train = train},
-                         options);
+    MemoryEngine engine({.update = {.model = *model_, .weights = update_source_},
+                         .probe = {.model = probe_, .weights = probe_source_},
+                         .gradients = gradients_,
+                         .world = *world_,
+                         .train = train});
+    VaccineMethod method(options, context());
     uses_.clear();
-    Done done{.outcome = method.run(
-                  {.step = step, .micro_batches = batches_, .label_tokens = num_labels_})};
+    Done done{.outcome = engine.run(
+                  method, {.step = step,
+                           .streams = {{.micro_batches = batches_, .label_tokens = num_labels_}}})};
     done.acquired = uses_;
-    done.announced = method.unit_uses(step, batches_.size());
     done.kept_bytes = method.kept_bytes();
     return done;
   }
-  train::MethodPlan plan(const VaccineOptions& options, const TrainOptions& train,
-                         int64_t step) const {
-    return vaccine_plan(options, train, llama_, own_probe_ ? &probe_ : nullptr, step,
-                        batches_.size());
+  train::Recording record(const VaccineOptions& options, int64_t step) const {
+    VaccineMethod method(options, context());
+    return train::RecordingEngine(*model_).record(method, step, {batches_.size()});
   }
-  int64_t num_tokens() const { return num_tokens_; }
-  int64_t last_tokens() const { return batches_.back().num_tokens(); }
+  // What the recorded passes keep of the micro-batches of this step.
+  int64_t kept_bytes(const train::Recording& recording) const {
+    int64_t most = 0;
+    for (const train::RecordedPass& pass : recording.passes) {
+      if (!pass.keeps()) continue;
+      int64_t tokens = 0;
+      for (size_t i = 0; i < pass.micro_batches.count; ++i)
+        tokens += batches_.at(pass.micro_batches.first + i).num_tokens();
+      most = pass.kept_bytes + pass.kept_bytes_per_token * tokens;  // the one before is gone
+    }
+    return most;
+  }
 
  private:
-  static model::Decoder make_llama(const Kind& kind, at::ScalarType type) {
-    return {testing::tiny_config(kind.tied), kind.full ? model::LoraSpec{} : testing::tiny_lora(),
-            kind.full, type};
+  static std::unique_ptr<model::Model> make_model(const Kind& kind, at::ScalarType type) {
+    return model::make_model(testing::tiny_config(kind.tied),
+                             kind.full ? model::LoraSpec{} : testing::tiny_lora(), kind.full, type);
+  }
+  train::MethodContext context() const {
+    return {.model = *model_, .probe = probe_, .device = at::kCPU};
   }
 
-  model::Decoder llama_, probe_;
-  bool own_probe_;
+  std::unique_ptr<model::Model> model_, own_probe_;
+  const model::Model& probe_;
   testing::MemoryWeights weights_, probe_weights_;
   testing::MemoryGradients gradients_;
   std::vector<UnitUse> uses_;
@@ -113,21 +145,12 @@ class StepRun {
 
 constexpr int64_t kUnits = 5;  // of the tiny model
 
-// "0p 1p 2": a p for the probe's. Where pass 1 runs on the update's own weights a source cannot
-// tell the passes apart.
-std::string text_of(const std::vector<UnitUse>& uses, bool own_probe) {
-  std::string text;
-  for (const UnitUse& use : uses)
-    text += std::to_string(use.unit) + (use.probe && own_probe ? "p " : " ");
-  return text;
-}
-
 int64_t num_uses(const std::vector<UnitUse>& uses, bool probe) {
   return std::count_if(uses.begin(), uses.end(),
                        [probe](const UnitUse& use) { return use.probe == probe; });
 }
 
-TEST(VaccinePlan, AnnouncesWhatAStepAcquires) {
+TEST(VaccinePlan, RecordsWhatAStepAcquires) {
   for (const bool full : {false, true})
     for (const bool tied : {false, true})
       for (const bool own_probe : {false, true}) {
@@ -143,9 +166,9 @@ TEST(VaccinePlan, AnnouncesWhatAStepAcquires) {
                                full ? " full" : " LoRA", tied ? " tied" : "",
                                own_probe ? " probe" : ""));
               const TrainOptions train{.recompute = step == 3 ? Recompute::kAll : Recompute::kNone};
-              const StepRun::Done done = run.run(options, train, step);
-              EXPECT_EQ(text_of(done.acquired, own_probe), text_of(done.announced, own_probe));
-              EXPECT_EQ(done.announced, run.plan(options, train, step).uses);
+              const train::Recording recording = run.record(options, step);
+              ASSERT_EQ(recording.segments.size(), 1U);
+              EXPECT_EQ(run.run(options, train, step).acquired, recording.segments[0]);
             }
       }
 }
@@ -171,33 +194,30 @@ TEST(VaccinePlan, CountsPasses) {
 
 TEST(VaccinePlan, APlainStepIsThatOfSft) {
   const StepRun run({.own_probe = true});
-  const TrainOptions train{.recompute = Recompute::kPass2};
-  const train::MethodPlan plan = run.plan({.interval = 2}, train, 2);
-  EXPECT_EQ(plan.kept_bytes + plan.kept_bytes_per_token, 0);
-  ASSERT_EQ(plan.passes.size(), 1U);
-  EXPECT_FALSE(plan.passes[0].probe);
-  EXPECT_TRUE(plan.passes[0].recompute);
+  const train::Recording recording = run.record({.interval = 2}, 2);
+  ASSERT_EQ(recording.passes.size(), 1U);
+  EXPECT_FALSE(recording.passes[0].keeps());
+  EXPECT_EQ(recording.passes[0].weights, train::PassWeights::kUpdate);
+  EXPECT_TRUE(recording.passes[0].weight_gradients);
+  EXPECT_EQ(recording.num_reductions, 1);
 }
 
-TEST(VaccinePlan, NamesItsPasses) {
-  const auto count = [](const train::MethodPlan& plan, const auto& condition) {
-    return std::count_if(plan.passes.begin(), plan.passes.end(), condition);
+TEST(VaccinePlan, RecordsItsPasses) {
+  const auto count = [](const train::Recording& recording, const auto& condition) {
+    return std::ranges::count_if(recording.passes, condition);
   };
-  const auto is_probe = [](const train::PassPlan& pass) { return pass.probe; };
-  const auto has_gradients = [](const train::PassPlan& pass) { return pass.weight_gradients; };
-  const auto recomputes = [](const train::PassPlan& pass) { return pass.recompute; };
+  const auto is_probe = [](const train::RecordedPass& pass) {
+    return pass.weights == train::PassWeights::kProbe;
+  };
+  const auto has_gradients = [](const train::RecordedPass& pass) { return pass.weight_gradients; };
   const StepRun run({.own_probe = true});
   // In the checked step the update's model runs a pass without weight gradients too.
   for (const auto& [check_interval, num_passes] :
        std::vector<std::pair<int64_t, size_t>>{{1, 3}, {0, 2}}) {
-    const VaccineOptions options{.probe_check_interval = check_interval};
-    const train::MethodPlan plan = run.plan(options, {.recompute = Recompute::kPass2}, 1);
-    EXPECT_EQ(plan.passes.size(), num_passes);
-    EXPECT_EQ(count(plan, is_probe), 1);
-    EXPECT_EQ(count(plan, has_gradients), 1);
-    EXPECT_EQ(count(plan, recomputes), 1);
-    EXPECT_EQ(count(run.plan(options, {.recompute = Recompute::kAll}, 1), recomputes),
-              static_cast<int64_t>(num_passes));
+    const train::Recording recording = run.record({.probe_check_interval = check_interval}, 1);
+    EXPECT_EQ(recording.passes.size(), num_passes);
+    EXPECT_EQ(count(recording, is_probe), 1);
+    EXPECT_EQ(count(recording, has_gradients), 1);
   }
 }
 
@@ -206,10 +226,9 @@ TEST(VaccinePlan, KeepsWhatItSays) {
   for (const bool own_probe : {false, true}) {
     StepRun run({.own_probe = own_probe});
     for (const VaccineOptions& options : {token, some, shared}) {
-      const train::MethodPlan plan = run.plan(options, {}, 1);
-      EXPECT_EQ(run.run(options, {}, 1).kept_bytes,
-                plan.kept_bytes + plan.kept_bytes_per_token * run.num_tokens());
-      EXPECT_GT(plan.kept_bytes + plan.kept_bytes_per_token, 0);
+      const int64_t kept = run.kept_bytes(run.record(options, 1));
+      EXPECT_EQ(run.run(options, {}, 1).kept_bytes, kept);
+      EXPECT_GT(kept, 0);
     }
   }
 }
@@ -218,25 +237,29 @@ TEST(VaccinePlan, KeepsWhatItSays) {
 TEST(VaccinePlan, OfTheMicroScopeKeepsOneMicroBatch) {
   StepRun run({.own_probe = false});
   const VaccineOptions micro{.norm_scope = NormScope::kMicro}, global;
-  const train::MethodPlan plan = run.plan(micro, {}, 1);
-  EXPECT_TRUE(plan.keeps_one_micro_batch);
-  EXPECT_FALSE(run.plan(global, {}, 1).keeps_one_micro_batch);
-  ASSERT_LT(run.last_tokens(), run.num_tokens());
-  EXPECT_EQ(run.run(micro, {}, 1).kept_bytes, plan.kept_bytes_per_token * run.last_tokens());
+  for (const train::RecordedPass& pass : run.record(micro, 1).passes)
+    EXPECT_EQ(pass.micro_batches.count, 1U);
+  for (const train::RecordedPass& pass : run.record(global, 1).passes)
+    EXPECT_EQ(pass.micro_batches.count, 2U);
+  const int64_t kept = run.kept_bytes(run.record(micro, 1));
+  ASSERT_LT(kept, run.kept_bytes(run.record(global, 1)));
+  EXPECT_EQ(run.run(micro, {}, 1).kept_bytes, kept);
 }
+
+std::optional<double> cosine_of(const StepRun::Done& done) { return done.outcome.numbers.at(2); }
 
 // A bf16 probe of the tiny model finds the direction nearly, and says so when asked only.
 TEST(VaccineMethod, MeasuresTheProbesCosine) {
   StepRun with_probe({.own_probe = true}), without({.own_probe = false});
   for (const Direction direction : {Direction::kToken, Direction::kShared}) {
     const VaccineOptions options{.direction = direction, .probe_check_interval = 3};
-    const std::optional<double> cosine = with_probe.run(options, {}, 1).outcome.probe_cosine;
+    const std::optional<double> cosine = cosine_of(with_probe.run(options, {}, 1));
     ASSERT_TRUE(cosine.has_value());
     EXPECT_GT(*cosine, 0.99);      // 8 bits of mantissa through three layers
     EXPECT_LT(*cosine, 1 - 1e-9);  // it is another direction
-    EXPECT_FALSE(with_probe.run(options, {}, 2).outcome.probe_cosine.has_value());
-    EXPECT_TRUE(with_probe.run(options, {}, 4).outcome.probe_cosine.has_value());
-    EXPECT_FALSE(without.run(options, {}, 1).outcome.probe_cosine.has_value());
+    EXPECT_FALSE(cosine_of(with_probe.run(options, {}, 2)).has_value());
+    EXPECT_TRUE(cosine_of(with_probe.run(options, {}, 4)).has_value());
+    EXPECT_FALSE(cosine_of(without.run(options, {}, 1)).has_value());
   }
 }
 
@@ -250,7 +273,7 @@ TEST(VaccineMethod, TheCheckChangesNothing) {
         run.run({.norm_scope = scope, .probe_check_interval = 0}, {}, 1).outcome;
     EXPECT_EQ(checked.loss, unchecked.loss);
     EXPECT_EQ(checked.clean_loss, unchecked.clean_loss);
-    EXPECT_EQ(checked.layer_squares, unchecked.layer_squares);
+    EXPECT_EQ(checked.layers, unchecked.layers);
   }
 }
 

@@ -1,11 +1,8 @@
-// The figures of the built-in methods.
-#pragma once
+#include "vaccine/figures.h"
 
-#include "io/figures.h"
+namespace vax::vaccine {
 
-namespace vax::train {
-
-inline io::Figures step_figures() {
+io::Figures two_pass_figures() {
   return {{.name = "hidden_grad_norm",
            .units = "1",
            .long_name = "norm of the hidden-state gradients over all layers",
@@ -27,4 +24,4 @@ inline io::Figures step_figures() {
            .path = "perturbation/grad_norm"}};
 }
 
-}  // namespace vax::train
+}  // namespace vax::vaccine

@@ -1,7 +1,7 @@
 // When passes are run, captured and replayed, and what reaches them: on the stand-in of a device,
 // with works that only copy what they are given. A replay runs none of the host's code, so the
 // copies are made by the device.
-#include "train/step_passes.h"
+#include "train/pass_engine.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -14,7 +14,7 @@
 
 #include "base/philox.h"
 #include "dist/comm/collectives.h"
-#include "model/decoder/decoder.h"
+#include "model/model.h"
 #include "ops/device/runtime.h"
 #include "ops/dropout.h"
 #include "support/memory_weights.h"
@@ -65,15 +65,15 @@ struct Seen {
 // The same on the device.
 class Report {
  public:
-  void write(const PlacedStep& placed, int kind) const {
-    const model::PlacedBatch& view = placed.micro_batches.at(0);
-    numbers_[0].fill_(view.num_tokens());
+  void write(const PlacedStream& placed, int kind) const {
+    const model::PlacedBatch& batch = placed.micro_batches.at(0);
+    numbers_[0].fill_(batch.num_tokens());
     numbers_[1].fill_(kind);
-    numbers_[2].copy_(device_numbers(view.ids.data(), at::kLong, 1)[0]);
+    numbers_[2].copy_(device_numbers(batch.ids.data(), at::kLong, 1)[0]);
     scale_.copy_(placed.loss_scale);
-    for (int64_t pass = 0; pass < 2; ++pass)
-      keys_[pass].copy_(
-          device_numbers(placed.dropout_keys.at(static_cast<size_t>(pass)), at::kInt, 2));
+    for (int64_t masks = 0; masks < 2; ++masks)
+      keys_[masks].copy_(
+          device_numbers(placed.dropout_keys.at(static_cast<size_t>(masks)), at::kInt, 2));
   }
   // And forgets it.
   Seen read() const {
@@ -97,24 +97,44 @@ class Report {
   at::Tensor keys_ = at::zeros({2, 2}, on_device(at::kInt));
 };
 
-class StepPassesTest : public ::testing::Test {
+// The engine's own part of a step: no optimizer, no ranks.
+class Passes final : public PassEngine {
+ public:
+  explicit Passes(const PassInputs& inputs) : PassEngine(inputs) {}
+  using PassEngine::begin;
+  using PassEngine::placed;
+  const ShardVector& reduce() override { return none_; }
+  double gradient_norm() override { return 0; }
+  void clear_gradient() override {}
+  ShardVector& vector(int) override { return none_; }
+  void move(const ShardVector&, double) override {}
+  void restore() override {}
+
+ private:
+  ShardVector none_;
+};
+
+class PassEngineTest : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
     if (!ops::device::is_selected()) ops::device::select(0);
   }
-  StepContext context(bool use_graphs) {
-    return {.update = {.model = llama_, .weights = weights_},
-            .probe = {.model = llama_, .weights = weights_},
+  PassInputs inputs(bool use_graphs) {
+    return {.update = {.model = *model_, .weights = weights_},
+            .probe = {.model = *model_, .weights = weights_},
             .gradients = sink_,
             .world = *world_,
             .train = train_,
             .use_graphs = use_graphs};
   }
-  void run(StepPasses& passes, int64_t step, const PackedBatch& batch, int64_t label_tokens,
+  static StepBatch one_stream(int64_t step, const PackedBatch& batch, int64_t label_tokens) {
+    return {.step = step,
+            .streams = {{.micro_batches = {&batch, 1}, .label_tokens = label_tokens}}};
+  }
+  void run(Passes& engine, int64_t step, const PackedBatch& batch, int64_t label_tokens,
            int kind = 0) {
-    const StepBatch input{.step = step, .micro_batches = {&batch, 1}, .label_tokens = label_tokens};
-    passes.run(input, kind,
-               [this, kind](const PlacedStep& placed) { report_.write(placed, kind); });
+    engine.begin(one_stream(step, batch, label_tokens));
+    engine.passes(kind, [this, &engine, kind] { report_.write(engine.placed(0), kind); });
     seen_.push_back(report_.read());
   }
   std::vector<int64_t> kinds() const {
@@ -123,9 +143,9 @@ class StepPassesTest : public ::testing::Test {
     return kinds;
   }
 
-  model::Decoder llama_{testing::tiny_config(), testing::tiny_lora(), false, at::kFloat,
-                        ops::device::current()};
-  testing::MemoryWeights weights_{llama_, 1, 0.1};
+  std::unique_ptr<model::Model> model_ = model::make_model(
+      testing::tiny_config(), testing::tiny_lora(), false, at::kFloat, ops::device::current());
+  testing::MemoryWeights weights_{*model_, 1, 0.1};
   CountingSink sink_;
   std::unique_ptr<dist::Collectives> world_ = dist::make_self_collectives();
   TrainOptions train_{.seed = 9};
@@ -145,9 +165,9 @@ std::array<uint32_t, 4> keys_of(int64_t step) {
 
 // A replay sees the batch, the scale and the keys of its own step, though the work was captured in
 // another.
-TEST_F(StepPassesTest, EveryStepSeesItsOwnNumbers) {
+TEST_F(PassEngineTest, EveryStepSeesItsOwnNumbers) {
   for (const bool use_graphs : {false, true}) {
-    StepPasses passes(context(use_graphs));
+    Passes passes(inputs(use_graphs));
     seen_.clear();
     for (int64_t step = 1; step <= 5; ++step)
       run(passes, step, sequence(3 + step, 10 + step), 2 * step);
@@ -163,8 +183,8 @@ TEST_F(StepPassesTest, EveryStepSeesItsOwnNumbers) {
   }
 }
 
-TEST_F(StepPassesTest, CapturesByExtentAndKindWhenTheyComeAgain) {
-  StepPasses passes(context(true));
+TEST_F(PassEngineTest, CapturesByExtentAndKindWhenTheyComeAgain) {
+  Passes passes(inputs(true));
   const PackedBatch short_one = sequence(5, 1), long_one = sequences(10, 13, 2);
   run(passes, 1, short_one, 1);
   run(passes, 2, long_one, 1);
@@ -183,32 +203,70 @@ TEST_F(StepPassesTest, CapturesByExtentAndKindWhenTheyComeAgain) {
   for (size_t i = 0; i < tokens.size(); ++i) EXPECT_EQ(seen_[i].num_tokens, tokens[i]) << i;
 }
 
-// The work asks for no gradient, as a replay on a GPU does not: somebody must say that they are
-// there, or they would count as never written.
-TEST_F(StepPassesTest, AReplayNotesEveryUnitsGradients) {
-  StepPasses passes(context(true));
-  run(passes, 1, sequence(4, 1), 1);
-  EXPECT_TRUE(sink_.acquired.empty()) << "a work that runs asks for itself";
-  run(passes, 2, sequence(4, 1), 1);
+// A replay asks for no gradient: somebody must say that they are there, or they would count as
+// never written.
+TEST_F(PassEngineTest, AReplayNotesEveryUnitsGradients) {
   std::vector<int> all;
-  for (int unit = 0; unit < llama_.num_units(); ++unit) all.push_back(unit);
-  EXPECT_EQ(sink_.acquired, all);
-  EXPECT_EQ(sink_.released, all);
+  for (int unit = 0; unit < model_->num_units(); ++unit) all.push_back(unit);
+  for (const bool weight_gradients : {true, false}) {
+    Passes engine(inputs(true));
+    const PackedBatch batch = sequence(4, 1);
+    const auto run_pass = [&](int64_t step) {
+      sink_.acquired.clear();
+      sink_.released.clear();
+      engine.begin(one_stream(step, batch, 1));
+      engine.passes(0, [&engine, weight_gradients] {
+        engine.pass(engine.all(), {.weight_gradients = weight_gradients});
+      });
+    };
+    run_pass(1);
+    EXPECT_EQ(!sink_.acquired.empty(), weight_gradients) << "a work that runs asks for itself";
+    run_pass(2);  // captured
+    run_pass(3);
+    EXPECT_EQ(engine.num_captured(), 1);
+    EXPECT_EQ(sink_.acquired, weight_gradients ? all : std::vector<int>());
+    EXPECT_EQ(sink_.released, sink_.acquired);
+  }
 }
 
-TEST_F(StepPassesTest, CapturesSoManyAndNoMore) {
-  StepPasses passes(context(true));
-  constexpr int kKinds = StepPasses::kMostGraphs + 2;
+TEST_F(PassEngineTest, CapturesSoManyAndNoMore) {
+  Passes passes(inputs(true));
+  constexpr int kKinds = PassEngine::kMostGraphs + 2;
   for (int round = 0; round < 3; ++round)
     for (int kind = 0; kind < kKinds; ++kind) run(passes, 1, sequence(4, kind % 7), 1, kind);
-  EXPECT_EQ(passes.num_captured(), StepPasses::kMostGraphs);
+  EXPECT_EQ(passes.num_captured(), PassEngine::kMostGraphs);
   ASSERT_EQ(seen_.size(), 3U * kKinds);
   for (size_t i = 0; i < seen_.size(); ++i)
     EXPECT_EQ(seen_[i].kind, static_cast<int64_t>(i) % kKinds) << "all of them ran";
 }
 
-TEST_F(StepPassesTest, ChecksABatchBeforeItIsBroughtOver) {
-  StepPasses passes(context(true));
+// Every stream has its own scale and masks; the first has those of a step without others.
+TEST_F(PassEngineTest, StreamsHaveTheirOwnNumbers) {
+  const PackedBatch first = sequence(5, 1), second = sequence(7, 2);
+  for (const bool use_graphs : {false, true}) {
+    Passes engine(inputs(use_graphs));
+    for (int64_t step = 1; step <= 3; ++step) {
+      engine.begin({.step = step,
+                    .streams = {{.micro_batches = {&first, 1}, .label_tokens = 2},
+                                {.micro_batches = {&second, 1}, .label_tokens = 8}}});
+      std::vector<Seen> seen;
+      for (const int stream : {0, 1}) {
+        engine.passes(stream, [&] { report_.write(engine.placed(stream), stream); });
+        seen.push_back(report_.read());
+      }
+      EXPECT_EQ(seen[0].loss_scale, 0.5);
+      EXPECT_EQ(seen[1].loss_scale, 0.125);
+      EXPECT_EQ(seen[0].first_id, 1);
+      EXPECT_EQ(seen[1].first_id, 2);
+      EXPECT_EQ(seen[0].keys, keys_of(step));
+      for (size_t word = 0; word < seen[1].keys.size(); ++word)
+        EXPECT_NE(seen[1].keys[word], seen[0].keys[word]);
+    }
+  }
+}
+
+TEST_F(PassEngineTest, ChecksABatchBeforeItIsBroughtOver) {
+  Passes passes(inputs(true));
   EXPECT_THROW(run(passes, 1, sequence(4, 1000), 1), std::logic_error);
   EXPECT_TRUE(seen_.empty());
 }

@@ -1,0 +1,21 @@
+// Supervised fine-tuning: one pass of cross entropy.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "train/method.h"
+
+namespace vax::vaccine {
+
+class SftMethod final : public train::Method {
+ public:
+  explicit SftMethod(const train::MethodContext& context);
+  train::StepOutcome step(train::Engine& engine) override;
+
+ private:
+  at::Tensor loss_sum_;  // fp64, one element, where the model computes
+};
+
+train::MethodEntry sft_entry();
+
+}  // namespace vax::vaccine
