@@ -25,9 +25,10 @@ class PromptTemplate {
  public:
   // alpaca       the form of Stanford Alpaca, with and without an input
   // llama2-chat  "[INST] {instruction}[\n{input}] [/INST] {response} " (Llama-2's, no system text)
-  // vicuna       v1.1: "A chat between ... questions. USER: {instruction}[\n{input}] ASSISTANT:
-  // {response}" plain        "{instruction}[ {input}] {response}" PATH         a UTF-8 file with
-  // {instruction}, {response} once and, if rows have inputs,
+  // vicuna       v1.1: "A chat between ... questions.
+  //              USER: {instruction}[\n{input}] ASSISTANT: {response}" (in one line)
+  // plain        "{instruction}[ {input}] {response}"
+  // PATH         a UTF-8 file with {instruction}, {response} once and, if rows have inputs,
   //              {input}; one line end at its very end is not part of the template
   // THROWS ConfigError (data.template) for another name, a file that cannot be used, or a missing
   // placeholder.

@@ -3,7 +3,8 @@
 //   step-000120/manifest.json           this, JSON
 //               manifest.json.sha256    its hash, as sha256sum writes it
 //               index.h5                every parameter and moment whole, by name (virtual
-//               datasets) rank-00000.h5 ...       the data, one file per rank that has any
+//                                       datasets)
+//               rank-00000.h5 ...       the data, one file per rank that has any
 //
 // A unit (a block, the embedding, the head) is a flat buffer in which its parameters lie at fixed
 // offsets; it is cut into slices of equal length over the ranks of a shard group

@@ -53,8 +53,8 @@ class RunLog {
 //                            value that was not measured or not finite is NaN; attributes units,
 //                            long_name: one text per field
 //   the path of each figure that is one number a layer: [step, layer], only steps that have it
-//   /drift/l2sq [step, layer, batch]  tokens [step, batch]  relative, cosine, cka [step, layer]
-//          samples [step]
+//   /drift/l2sq [step, layer, batch], tokens [step, batch], samples [step]
+//   /drift/relative, cosine, cka [step, layer]
 //   /memory/planned_bytes, measured_bytes [part], part (text); attribute process_bytes
 // The groups of such figures and /drift have their own dimension scales step, layer (0-based) and
 // batch (0-based) in NetCDF-4's convention. An array appears with its first record.

@@ -1,6 +1,6 @@
 // Output projection and cross entropy in one, on the label rows only and in row chunks, so that the
-// full logits never exist: per chunk  z = x W^T,  loss = sum(logsumexp(z) - z[target]), and in
-// place
+// full logits never exist. Per chunk, with dz in the place of z:
+//   z = x W^T     loss = sum(logsumexp(z) - z[target])
 //   dz = loss_scale * (softmax(z) - onehot(target))     dx = dz W     dW = dz^T x
 // Nothing is saved: the backward happens with the forward.
 // THROWS std::logic_error where a shape, a type or the device of a tensor does not fit.

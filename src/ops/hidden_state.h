@@ -1,5 +1,4 @@
-// The residual stream h [T, D] (fp32) and what Vaccine keeps of its gradient, one pass over memory
-// each:
+// The residual stream h [T, D] (fp32) and what is kept of its gradient, one pass over memory each:
 //   residual_add       h = x + e
 //   copy_with_squares  kept = grad, and the squared Frobenius norm of what was kept
 //   add_scaled         h += scale * kept

@@ -52,9 +52,8 @@ class BaseWeights {
 
 // Calls `fill(member, first, destination)` for each stretch of this rank's shards that belongs to a
 // member: destination is the stretch (or a piece of it, on the host), `first` its first element
-// within the member. REQUIRES an
-// update of the plane's units: the caller begins it and refreshes them afterwards. So do the
-// functions below; none of them communicates.
+// within the member. REQUIRES an update of the plane's units: the caller begins it and refreshes
+// them afterwards. So do the functions below; none of them communicates.
 void fill_shards(Plane& plane,
                  const std::function<void(const FlatMember&, int64_t first, at::Tensor)>& fill);
 

@@ -4,7 +4,7 @@
 //   1. begin      after step N every rank copies its shards (this and agreeing on it is the stall)
 //   2. write      a thread of every rank writes the copy to its own file
 //   3. collect    at the first step boundary where all have finished, rank 0 learns what was
-//   written
+//                 written
 //   4. publish    a thread of rank 0 writes index.h5 and manifest.json and renames the directory
 // Threads never communicate: what ranks have to agree on is agreed at step boundaries, in one small
 // all_reduce. A part that fails on any rank gives up this checkpoint alone: what was written of it

@@ -10,8 +10,7 @@ namespace vax::train {
 // ceil(warmup_ratio * num_steps)
 int64_t num_warmup_steps(double warmup_ratio, int64_t num_steps);
 
-// `update` counts from 0; the first one has lr 0 when there is a warm-up. With w warm-up steps of
-// n:
+// `update` counts from 0; the first one has lr 0 when there is a warm-up. Of n steps w warm up:
 //   update < w    lr * update / w
 //   cosine        lr * (1 + cos(pi * (update - w) / (n - w))) / 2
 //   linear        lr * (n - update) / (n - w)

@@ -41,11 +41,10 @@ struct Mesh {
 
 // COLLECTIVE over `world`. `node`: the ranks of this rank's node (Communicator::split_by_node, or,
 // to try several nodes on one machine, any part of it). `probe_is_trainable`: the probe's weights
-// are copies of trainable ones (full parameters). THROWS ConfigError, on all ranks, when group_size
-// does not divide the number of ranks or, with trainable = node, nodes have different numbers of
-// ranks.
-// `device`: of this rank, null on a host; THROWS with it as placement_of(). The communicator
-// must outlive the mesh then.
+// are copies of trainable ones (full parameters). `device`: of this rank, null on a host; the
+// communicator must outlive the mesh then. THROWS ConfigError, on all ranks, when group_size does
+// not divide the number of ranks or, with trainable = node, nodes have different numbers of ranks;
+// with a device also as placement_of().
 Mesh make_mesh(const dist::Communicator& world, const dist::Communicator& node,
                const ShardOptions& shard, bool probe_is_trainable,
                const dist::DeviceContext* device = nullptr);

@@ -4,12 +4,13 @@
 //
 // A group of ranks is the same one on two ranks when name, members and ordinal agree: groups are
 // made collectively, so the n-th of a name and members is the n-th everywhere. Its calls are
-// numbered from 1, the same number for the same call on every rank. Invariants that are easy to
-// break:
+// numbered from 1, the same number for the same call on every rank.
+//
+// Invariants that are easy to break:
 // - a rank that has started call n of a group has arrived there: what others wait for in call n is
 //   its start, whatever the call stands for;
 // - texts of groups, operations and places hold no tab and no line end (a record is a line of a
-// file).
+//   file).
 #pragma once
 
 #include <array>

@@ -3,6 +3,7 @@
 // micro-batch), so what is gathered when, what stays and what makes room is decided once, here,
 // without MPI. Residency follows Belady's rule: when a slot is needed, the resident unit whose next
 // use lies farthest ahead goes; at the turning points of the sweeps that keeps what comes next.
+//
 // Invariants:
 // - a unit is resident from its kGather to its kFree, and a held one (acquired, not yet released)
 //   is never freed;

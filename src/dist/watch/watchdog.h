@@ -6,8 +6,9 @@
 //
 // Many ranks time out at nearly the same time, one speaks: who asks is the leader, the others
 // follow it; of two that ask at once the lower rank goes on. A leader whose own wait ends meanwhile
-// calls it off. A leader that falls silent is no longer followed. Invariants that are easy to
-// break:
+// calls it off. A leader that falls silent is no longer followed.
+//
+// Invariants that are easy to break:
 // - the thread never waits for another rank, only for time; what ends the process cannot be held
 //   up either: a second thread ends it after a while whatever hangs (a file system, MPI itself);
 // - all times are those that this process was awake (wait_timer.h);

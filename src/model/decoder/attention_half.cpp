@@ -137,8 +137,8 @@ HalfBytes attention_bytes(const BlockDims& dims, bool weight_gradients) {
           .backward = cast + s * (query + qkv + hidden) + normed};
 }
 
-// In the backward of ops/device/attention.cpp: the gradients of its output and of the fused matrix,
-// those that LibTorch's kernels return, and their scratch.
+// In the backward on a device (ops/attention.cpp): the gradients of its output and of the fused
+// matrix, those that LibTorch's kernels return, and their scratch.
 int64_t attention_device_bytes(const BlockDims& dims, const PassShape& pass) {
   const int64_t s = dims.element_bytes(), query = dims.query_width(), kv = dims.kv_width();
   const int64_t heads = dims.attention.num_heads;
