@@ -7,7 +7,7 @@
 // them. So whatever takes a source is COLLECTIVE where its weights are sharded, and every rank must
 // call it equally often, with an empty batch where it has none.
 // SHAPES T tokens of the packed micro-batch, D hidden, F feed-forward, H query heads, KV key heads,
-// K head dimension, C = (H + 2 KV) K, V vocabulary, N label rows.
+// K head dimension, C = (H + 2 KV) K, R rank of the adapter, L blocks, V vocabulary, N label rows.
 //
 // Precision: the residual stream, its gradient, norms' statistics, softmax and losses are fp32;
 // inputs and outputs of GEMMs have the compute type (fp32 or bf16); LoRA arithmetic is fp32.

@@ -3,7 +3,7 @@
 //   gelu  y = x P(x), P(x) = (1 + erf(x / sqrt(2))) / 2 (arXiv 1606.08415, exact)
 //         dx = dy (P(x) + x p(x)), p(x) = exp(-x^2 / 2) / sqrt(2 pi)
 // Saved by the caller: x.
-// THROWS std::logic_error where a shape, a type or the device of a tensor does not fit.
+// THROWS std::logic_error where a shape (letters: kernels/kernel.h), type or device does not fit.
 #pragma once
 
 #include <cstdint>

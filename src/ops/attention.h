@@ -6,7 +6,7 @@
 // Saved by the caller: qkv, o and lse (log-sum-exp of the masked scores, 4 bytes per token and
 // head); P is computed again by blocks, so memory does not grow with the square of the length.
 // Softmax and sums in fp32.
-// THROWS std::logic_error where a shape, a type or the device of a tensor does not fit.
+// THROWS std::logic_error where a shape (letters: kernels/kernel.h), type or device does not fit.
 #pragma once
 
 #include <concepts>

@@ -1,6 +1,6 @@
 // Attention of generation: one new token per sequence, against the keys and values of all tokens
 // before it, which a cache holds. Forward only; nothing is saved. Softmax and sums in fp32.
-// THROWS std::logic_error where a shape, a type or the device of a tensor does not fit.
+// THROWS std::logic_error where a shape (letters: kernels/kernel.h), type or device does not fit.
 #pragma once
 
 #include <cstdint>

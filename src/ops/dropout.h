@@ -5,7 +5,7 @@
 //             has the low half of word j, channel 8 g + 2 j + 1 the high half
 // An element is dropped when its 16 bits are < round(p * 65536); kept ones are scaled by 1 / (1 -
 // p) with p the option's value.
-// THROWS std::logic_error where a shape, a type or the device of a tensor does not fit.
+// THROWS std::logic_error where a shape (letters: kernels/kernel.h), type or device does not fit.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
 // Token embedding: x_t = W[id_t]; dW[id_t] += dx_t (fp32, same result for any number of threads).
-// THROWS std::logic_error where a shape, a type or the device of a tensor does not fit.
+// THROWS std::logic_error where a shape (letters: kernels/kernel.h), type or device does not fit.
 #pragma once
 
 #include <cstdint>

@@ -8,6 +8,7 @@
 // elements below about 2^-15 of a row's largest one to steps of 2^-18 of that. Sums: fp32 in the
 // backward, the tensor core's own accumulators in the forward.
 // An element that is not a number or infinite makes every result that it belongs to NaN.
+// Letters of shapes: kernels/kernel.h.
 // THROWS std::logic_error where a shape or a type does not fit, where fp8_supports() is false, or
 // where a tensor is not on a device that the program has operators for: there is no such path on a
 // CPU.

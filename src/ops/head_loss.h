@@ -3,7 +3,7 @@
 //   z = x W^T     loss = sum(logsumexp(z) - z[target])
 //   dz = loss_scale * (softmax(z) - onehot(target))     dx = dz W     dW = dz^T x
 // Nothing is saved: the backward happens with the forward.
-// THROWS std::logic_error where a shape, a type or the device of a tensor does not fit.
+// THROWS std::logic_error where a shape (letters: kernels/kernel.h), type or device does not fit.
 #pragma once
 
 #include <cstdint>

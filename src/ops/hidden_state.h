@@ -8,7 +8,7 @@
 // threads; how rows are packed into micro-batches changes the last bits of fp64 only. They are
 // ADDED to fp64 elements in the memory of the tensors, and the scale is read from there, so that
 // nobody waits for a device between two operators.
-// THROWS std::logic_error where a shape, a type or the device of a tensor does not fit.
+// THROWS std::logic_error where a shape (letters: kernels/kernel.h), type or device does not fit.
 #pragma once
 
 #include <cstdint>

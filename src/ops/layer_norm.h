@@ -3,7 +3,7 @@
 //   dx_i = rstd * (g_i - mean(g) - n_i * mean(g * n)), g = dy * w
 //   dw_i = sum over rows dy_i n_i          db_i = sum over rows dy_i
 // Saved by the caller: x (fp32), mean and rstd (8 bytes a row). Statistics and dx in fp32.
-// THROWS std::logic_error where a shape, a type or the device of a tensor does not fit.
+// THROWS std::logic_error where a shape (letters: kernels/kernel.h), type or device does not fit.
 #pragma once
 
 #include <cstdint>

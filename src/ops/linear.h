@@ -3,7 +3,7 @@
 // Nothing is saved but what the caller keeps (x). Precision: x, W, y and dy have one type (fp32 or
 // bf16, "compute type"); dW and db are fp32. `accumulate`: a gradient is added to what its tensor
 // holds; else it is written, whatever was there before (memory that nobody has set will do).
-// THROWS std::logic_error where a shape, a type or the device of a tensor does not fit.
+// THROWS std::logic_error where a shape (letters: kernels/kernel.h), type or device does not fit.
 #pragma once
 
 #include <cstdint>

@@ -5,7 +5,7 @@
 // Saved by the caller: x and u (4 * R bytes a token). Masks are drawn again, not stored; drop() and
 // dropmask() include the factor 1 / (1 - p). Arithmetic is fp32 whatever the types of x, y, dy, dx
 // (fp32 or bf16 each); A, B, u, dA, dB are fp32.
-// THROWS std::logic_error where a shape, a type or the device of a tensor does not fit.
+// THROWS std::logic_error where a shape (letters: kernels/kernel.h), type or device does not fit.
 #pragma once
 
 #include <cstdint>

@@ -2,7 +2,7 @@
 //   dx_i = rstd * (dy_i w_i - x_i * rstd^2 * mean(dy * w * x))
 //   dw_i = sum over rows dy_i x_i rstd
 // Saved by the caller: x (fp32) and rstd (4 bytes a row). Statistics and dx in fp32.
-// THROWS std::logic_error where a shape, a type or the device of a tensor does not fit.
+// THROWS std::logic_error where a shape (letters: kernels/kernel.h), type or device does not fit.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
 // Rotary position embedding (arXiv 2104.09864) in Hugging Face's half-split layout, in place:
 //   (x1, x2) = halves of a head:   x1' = x1 cos - x2 sin     x2' = x2 cos + x1 sin
 // The backward is the rotation by the negative angle. Nothing is saved.
-// THROWS std::logic_error where a shape, a type or the device of a tensor does not fit.
+// THROWS std::logic_error where a shape (letters: kernels/kernel.h), type or device does not fit.
 #pragma once
 
 #include <cstdint>

@@ -2,7 +2,7 @@
 // and right half of one matrix, as the fused gate-up GEMM writes them.
 //   du = dy silu(g)       dg = dy u sigmoid(g) (1 + g (1 - sigmoid(g)))
 // Saved by the caller: the gate-up matrix.
-// THROWS std::logic_error where a shape, a type or the device of a tensor does not fit.
+// THROWS std::logic_error where a shape (letters: kernels/kernel.h), type or device does not fit.
 #pragma once
 
 #include <cstdint>

@@ -3,7 +3,7 @@
 // RecordingEngine counts what it would do, for the schedule of gathers and for `vaccine plan`.
 // Invariant that is easy to break: which verbs a step uses, in which order and on how many
 // micro-batches, is decided by the step's number and the method's state alone, never by what the
-// step computes, for the recorder computes nothing.
+// step computes, for the recorder computes nothing. SHAPES as in model/model.h.
 #pragma once
 
 #include <ATen/core/Tensor.h>

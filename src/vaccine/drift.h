@@ -5,7 +5,8 @@
 //   cosine[l]     mean over tokens of cos(e, e_ref)
 //   cka[l]        linear CKA (arXiv 1905.00414), centred, its HSIC terms averaged over the batches
 //                 (arXiv 2010.15327): 1 when the geometry is the same
-// Batches are spread over the ranks. The reference is kept in memory: 4 L D bytes a token.
+// Batches are spread over the ranks. The reference is kept in memory: 4 L D bytes a token. SHAPES
+// as in perturbation.h.
 #pragma once
 
 #include <ATen/core/Tensor.h>

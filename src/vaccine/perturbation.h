@@ -5,6 +5,7 @@
 //   shared   one vector per layer: G_l summed over the tokens of the scope
 // The perturbation is a constant of pass 2: nothing is differentiated through it. All sums and the
 // scale stay on the device that computes; the host reads none of them between the passes.
+// SHAPES of this folder: T tokens of a micro-batch, D hidden, L layers.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -1,6 +1,6 @@
 // How far the direction that a probe of lower precision has found is from the one of the update's
 // precision: the cosine of the two perturbations as vectors over all layers, tokens and ranks. It
-// is also the share of the first-order ascent that the probe keeps.
+// is also the share of the first-order ascent that the probe keeps. SHAPES as in perturbation.h.
 #pragma once
 
 #include <ATen/core/Tensor.h>

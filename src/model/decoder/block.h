@@ -1,5 +1,5 @@
 // What both halves of a block know: its sizes, parts and linear layers, and where the tokens of the
-// micro-batch stand.
+// micro-batch stand. SHAPES as in model/model.h.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -1,7 +1,8 @@
 // Second half of a block: mlp(norm(h)), the residual addition not included. Saved for the backward,
 // besides h: the norm's statistics, the matrix [T, C] before the activation (gate and up side by
 // side, or up alone) and the LoRA activations: of a gated MLP with an RMS norm 4 + 2 s F + 12 R
-// bytes a token. The normed input and the activation are computed again.
+// bytes a token. The normed input and the activation are computed again. SHAPES as in
+// model/model.h, but for this C.
 #pragma once
 
 #include <ATen/core/Tensor.h>

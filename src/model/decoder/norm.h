@@ -1,5 +1,6 @@
 // The norm in front of a half and of the head, of the kind that the spec names. Saved for the
-// backward, besides x: statistics, 4 bytes a row (RMS) or 8 (layer norm).
+// backward, besides x: statistics, 4 bytes a row (RMS) or 8 (layer norm). SHAPES as in
+// model/model.h.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -1,4 +1,5 @@
-// The angles of the rotary embedding, by position and frequency.
+// The angles of the rotary embedding, by position and frequency. SHAPES as in model/model.h, P
+// positions.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -12,6 +12,10 @@
 //  - those of a device put their work on the compute stream and do not wait; pointers are device
 //    memory; no rows or no elements: nothing happens; sums are made in a fixed order, without
 //    atomics: the same bits for the same inputs.
+//
+// SHAPES of all operators: T tokens, D hidden, F feed-forward, I inputs and O outputs of a linear
+// layer, R rank of an adapter, H query heads, KV key heads, K head dimension, N label rows, V
+// vocabulary, B sequences, P positions of a cache.
 #pragma once
 
 #include <cstdint>
