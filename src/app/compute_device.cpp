@@ -8,7 +8,6 @@
 #include "base/error.h"
 #include "ops/device/runtime.h"
 #include "train/model_options.h"
-#include "vaccine/vaccine_options.h"
 
 namespace vax::app {
 namespace {
@@ -40,8 +39,6 @@ void choose_device(Options& options) {
     if (dtype == ModelDtype::kDefault) dtype = ModelDtype::kBf16;
     return;
   }
-  if (options.get<VaccineOptions>().probe_dtype == ProbeDtype::kFp8)
-    throw ConfigError("vaccine.probe_dtype: expected same or bf16 on a CPU, found fp8");
   if (options.get<RuntimeOptions>().graphs == Graphs::kOn)
     throw ConfigError("runtime.graphs: expected auto or off on a CPU, found on");
 }

@@ -13,14 +13,16 @@ namespace vax::app {
 train::ModelRequest request_of(const Options& options, const train::MethodDeclaration& method) {
   const auto& adapter = options.get<AdapterOptions>();
   const bool trains_adapter = adapter.type == AdapterType::kLora;
-  train::ModelRequest request{
-      .model = options.get<ModelOptions>(),
-      .merge = adapter.merge,
-      .shard = options.get<ShardOptions>(),
-      .train_base = !trains_adapter,
-      .seed = options.get<TrainOptions>().seed,
-      .probe_dtype = method.probe_dtype,
-      .on_device = options.get<RuntimeOptions>().device == DeviceChoice::kCuda};
+  const bool on_device = options.get<RuntimeOptions>().device == DeviceChoice::kCuda;
+  if (method.probe_dtype == ProbeDtype::kFp8 && !on_device)
+    throw ConfigError(cat(method.probe_option, ": expected same or bf16 on a CPU, found fp8"));
+  train::ModelRequest request{.model = options.get<ModelOptions>(),
+                              .merge = adapter.merge,
+                              .shard = options.get<ShardOptions>(),
+                              .train_base = !trains_adapter,
+                              .seed = options.get<TrainOptions>().seed,
+                              .probe_dtype = method.probe_dtype,
+                              .on_device = on_device};
   if (trains_adapter) request.adapter = adapter;
   return request;
 }

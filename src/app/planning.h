@@ -12,7 +12,8 @@
 
 namespace vax::app {
 
-// The model and its placement that the options of a training run (or `plan`) ask for.
+// The model and its placement that the options of a training run (or `plan`) ask for. THROWS
+// ConfigError for a probe that the device does not have.
 train::ModelRequest request_of(const Options& options, const train::MethodDeclaration& method);
 
 // Memory as the step needs it that needs most; traffic and schedule as those of an ordinary one

@@ -50,7 +50,7 @@ class Method {
 // A second data stream: rows of the file of this role, sampled like the run's data with a global
 // batch of its own.
 struct StreamDeclaration {
-  std::string role;  // harmful | safe: data.ROLE_path
+  std::string role;  // "harmful": data.harmful_path
   int64_t global_batch = 1;
 };
 
@@ -65,7 +65,8 @@ struct MethodDeclaration {
   std::vector<VectorDeclaration> vectors;
   bool moves_weights = false;  // Engine::move(): a copy of the trainable shards is kept
   ProbeDtype probe_dtype = ProbeDtype::kSame;
-  io::Figures figures;  // its columns of run.jsonl and run.h5
+  std::string probe_option;  // that says so, for messages
+  io::Figures figures;       // its columns of run.jsonl and run.h5
   // The steps that the plan looks at: memory is that of the first step, which must be the most
   // demanding; traffic and schedule are those of this one.
   int64_t ordinary_step = 2;

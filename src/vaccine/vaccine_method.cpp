@@ -120,6 +120,7 @@ train::MethodEntry vaccine_entry() {
           .declare = [](const Options& options) -> train::MethodDeclaration {
             const auto& vaccine = options.get<VaccineOptions>();
             return {.probe_dtype = vaccine.probe_dtype,
+                    .probe_option = "vaccine.probe_dtype",
                     .figures = two_pass_figures(),
                     .ordinary_step = 1 + vaccine.interval,
                     .steadied_by = {"vaccine.rho"}};

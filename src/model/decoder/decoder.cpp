@@ -32,7 +32,7 @@ void Decoder::use_fp8(bool keep) {
   for (const LinearLayer* layer : dims_.linears())
     if (!ops::fp8_supports(layer->in, layer->out()))
       throw ConfigError(
-          cat("vaccine.probe_dtype fp8: expected linear layers with sizes that are "
+          cat("products in fp8: expected linear layers with sizes that are "
               "multiples of 16, found ",
               layer->in, " to ", layer->out()));
   fp8_ = std::make_unique<Fp8Weights>(keep);
