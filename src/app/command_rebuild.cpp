@@ -6,7 +6,6 @@
 #include "app/session.h"
 #include "base/error.h"
 #include "base/json.h"
-#include "io/run_log_reader.h"
 #include "io/run_rebuild.h"
 #include "train/output_options.h"
 
@@ -24,12 +23,9 @@ std::string summary_text(const io::RunSummary& summary) {
 
 // The figures that the run's method declared: the log begins with the run's configuration.
 io::Figures figures_of(const std::filesystem::path& log, const train::Methods& methods) {
-  std::string name;
-  io::read_run_log(log, {}, [&name](const io::RunEvent& event, const io::RunLogLine&) {
-    if (const auto* start = std::get_if<io::StartRecord>(&event))
-      name = Json::parse(start->config_json, "config").required("train").required("method").text();
-  });
-  return methods.find(name).declare(Options{}).figures;
+  const Json config = Json::parse(io::read_start(log).config_json, log.string());
+  const std::string method = config.required("train").required("method").text();
+  return methods.find(method).declare(Options{}).figures;
 }
 
 }  // namespace

@@ -1,9 +1,11 @@
 #include "app/program.h"
 
 #include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
 #include <malloc.h>
 
 #include <algorithm>
+#include <csignal>
 #include <iostream>
 #include <map>
 #include <thread>
@@ -130,6 +132,32 @@ ExitCode run_program(int argc, const char* const* argv, const Catalogue& catalog
     throw AgreedError(e.what(), kUnexpected);
   } catch (const train::CheckpointFailed& e) {
     throw AgreedError(e.what(), kUnexpected);
+  }
+}
+
+int program_main(int argc, char** argv, const Catalogue& catalogue) {
+  // A file-size limit shall be a failed write with a message, not a death; nor shall the reader of
+  // the log (`| tee log`) take a run with it when it goes.
+  std::signal(SIGXFSZ, SIG_IGN);
+  std::signal(SIGPIPE, SIG_IGN);
+  try {
+    if (print_information(argc, argv, catalogue)) return kDone;
+    dist::Environment environment(&argc, &argv);
+    log::set_rank(environment.rank(), environment.world_size());
+    const c10::InferenceMode no_autograd;
+    try {
+      return run_program(argc, argv, catalogue, environment);
+    } catch (const AgreedError& e) {
+      if (environment.rank() == 0) log::error(e.what());
+      return e.code();
+    } catch (const std::exception& e) {
+      log::error(e.what());
+      if (environment.world_size() > 1) dist::Environment::abort(exit_code_of(e));
+      return exit_code_of(e);
+    }
+  } catch (const std::exception& e) {
+    log::error(e.what());
+    return exit_code_of(e);
   }
 }
 

@@ -15,4 +15,9 @@ bool print_information(int argc, const char* const* argv, const Catalogue& catal
 ExitCode run_program(int argc, const char* const* argv, const Catalogue& catalogue,
                      const dist::Environment& environment);
 
+// All of main(): what a program of its own catalogue has to call. Returns the exit code; errors
+// that all ranks know of end in order, any other one ends the job, so that no rank waits for one
+// that has gone.
+int program_main(int argc, char** argv, const Catalogue& catalogue);
+
 }  // namespace vax::app

@@ -1,7 +1,5 @@
 #include "app/run_inputs.h"
 
-#include <set>
-
 #include "app/model_loading.h"
 #include "app/planning.h"
 #include "base/error.h"
@@ -61,34 +59,17 @@ void report_data(const data::Dataset& dataset) {
                      " rows have no label left: their prompts fill data.max_length"));
 }
 
-// The file of a role, of the data options.
-std::string path_of_role(const DataOptions& data, const std::string& role) {
-  if (role == "harmful") return data.harmful_path;
-  VAX_CHECK(role == "safe", "no file is given for the role ", role);
-  return data.safe_path;
-}
-
-// The files of the streams that the method declares. What is given for another method would be
-// ignored in silence: it is refused.
+// The files of the streams that the method declares.
 void read_streams(const Options& options, const train::MethodDeclaration& method,
                   const data::Tokenizer& tokenizer, RunInputs& inputs) {
   const auto& data = options.get<DataOptions>();
-  const std::string& name = options.get<TrainOptions>().method;
-  std::set<std::string> unused = {"safe"};
-  if (options.subcommand == "align") unused.insert("harmful");  // finetune mixes these rows in
   for (const train::StreamDeclaration& stream : method.streams) {
-    const std::string path = path_of_role(data, stream.role);
-    if (path.empty())
-      throw ConfigError(cat("train.method ", name, " needs data.", stream.role,
-                            "_path: the file of its ", stream.role, " rows"));
-    inputs.streams.push_back(
-        data::build_rows(stream.role, path, options.get<DataOptions>(), tokenizer));
-    unused.erase(stream.role);
+    VAX_CHECK(stream.role == "harmful", "no option names the file of the role ", stream.role);
+    if (data.harmful_path.empty())
+      throw ConfigError(cat("train.method ", options.get<TrainOptions>().method,
+                            " needs data.harmful_path: the file of its harmful rows"));
+    inputs.streams.push_back(data::build_rows(stream.role, data.harmful_path, data, tokenizer));
   }
-  for (const std::string& role : unused)
-    if (const std::string path = path_of_role(data, role); !path.empty())
-      throw ConfigError(cat("data.", role, "_path: train.method ", name, " reads no ", role,
-                            " rows; expected nothing, found ", path));
 }
 
 }  // namespace

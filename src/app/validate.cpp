@@ -140,7 +140,6 @@ std::vector<Input> inputs_of(const Options& options) {
                                {"adapter.init", options.get<AdapterOptions>().init},
                                {"data.path", options.get<DataOptions>().path},
                                {"data.harmful_path", options.get<DataOptions>().harmful_path},
-                               {"data.safe_path", options.get<DataOptions>().safe_path},
                                {"data.template", options.get<DataOptions>().template_name},
                                {"drift.path", options.get<DriftOptions>().path},
                                {"drift.reference_path", options.get<DriftOptions>().reference_path},
@@ -239,9 +238,7 @@ void check_paths(const Options& options) {
   const EvalOptions& eval = options.get<EvalOptions>();
   check_template(data);
   check_file("data.path", data.path);
-  check_file("data.safe_path", options.get<DataOptions>().safe_path);
   check_file("data.harmful_path", data.harmful_path);
-  check_file("data.safe_path", data.safe_path);
   check_file("drift.path", options.get<DriftOptions>().path);
   check_file("eval.harmful_path", eval.harmful_path);
   check_file("eval.task_path", eval.task_path);

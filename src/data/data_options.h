@@ -34,9 +34,7 @@ struct DataOptions {
              .users = kSlicers, .on_resume = OnResume::kRefused);
   VAX_OPTION(bool, shuffle, true, "another order each epoch, from train.seed", .users = kTraining,
              .on_resume = OnResume::kRefused);
-  VAX_OPTION(std::string, harmful_path, {}, "harmful rows: mixed in, or read by the method",
-             .users = kTraining, .on_resume = OnResume::kSameNumbers);
-  VAX_OPTION(std::string, safe_path, {}, "safe rows, of methods that read some", .users = kTraining,
+  VAX_OPTION(std::string, harmful_path, {}, "file of the harmful rows mixed in", .users = kFinetune,
              .on_resume = OnResume::kSameNumbers);
   VAX_OPTION(double, harmful_ratio, 0, "share of harmful rows, in [0, 1]", .legal = between(0, 1),
              .users = kFinetune, .on_resume = OnResume::kRefused);

@@ -64,4 +64,14 @@ RunSummary rebuild_run_file(const std::filesystem::path& jsonl, const Figures& f
   return summary;
 }
 
+StartRecord read_start(const std::filesystem::path& jsonl) {
+  std::optional<StartRecord> start;
+  read_run_log(jsonl, {}, [&start](const RunEvent& event, const RunLogLine&) {
+    if (const auto* record = std::get_if<StartRecord>(&event); record != nullptr && !start)
+      start = *record;
+  });
+  if (!start) throw DataError(cat(jsonl.string(), ":1: expected start, found no whole line"));
+  return *std::move(start);
+}
+
 }  // namespace vax::io

@@ -27,4 +27,7 @@ RunFile replay_run_log(const std::filesystem::path& jsonl, const Figures& figure
 RunSummary rebuild_run_file(const std::filesystem::path& jsonl, const Figures& figures,
                             const std::filesystem::path& h5);
 
+// What a log begins with; figures of its steps are not looked at. THROWS as replay_run_log().
+StartRecord read_start(const std::filesystem::path& jsonl);
+
 }  // namespace vax::io

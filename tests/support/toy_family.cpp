@@ -60,15 +60,23 @@ std::string write_toy(const model::Spec& spec, const model::ConfigNotes& notes) 
   return config.dump(2) + "\n";
 }
 
+model::Spec design_toy(const InitOptions& options) {
+  model::Spec spec = parts();
+  spec.vocab_size = options.vocab_size;
+  spec.hidden_size = options.hidden_size;
+  spec.intermediate_size = options.intermediate_size;
+  spec.num_layers = options.num_hidden_layers;
+  spec.num_heads = options.num_attention_heads;
+  spec.num_kv_heads = options.num_key_value_heads.value_or(spec.num_heads);
+  spec.head_dim = options.head_dim.value_or(spec.hidden_size / spec.num_heads);
+  spec.max_positions = options.max_position_embeddings;
+  return spec;
+}
+
 }  // namespace
 
 model::Family toy_family() {
-  return {.model_type = "toy",
-          .read = read_toy,
-          .write = write_toy,
-          .design = [](const InitOptions&) -> model::Spec {
-            throw ConfigError("vaccine init makes no toys");
-          }};
+  return {.model_type = "toy", .read = read_toy, .write = write_toy, .design = design_toy};
 }
 
 model::Spec toy_spec(bool tied, MlpKind mlp) {
