@@ -1,4 +1,4 @@
-// Supervised fine-tuning: one pass of cross entropy.
+// Supervised fine-tuning: one pass of cross entropy, a work of kind 0.
 #pragma once
 
 #include <ATen/core/Tensor.h>

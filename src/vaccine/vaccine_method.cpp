@@ -92,7 +92,8 @@ void VaccineMethod::run_passes(train::Engine& engine, bool checked) {
 train::StepOutcome VaccineMethod::step(train::Engine& engine) {
   if ((engine.step() - 1) % options_.interval != 0) return one_pass_.step(engine);
   const bool checked = is_checked(engine.step());
-  engine.passes(checked ? 1 : 0, [this, &engine, checked] { run_passes(engine, checked); });
+  // The one pass of the other steps is a work of its own: kind 0.
+  engine.passes(checked ? 2 : 1, [this, &engine, checked] { run_passes(engine, checked); });
   return outcome_of(engine, checked);
 }
 
