@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds presets `ci`, `cuda` and `asan` (warnings are errors) and runs every test, after its own
-# set-up. Ends with 0 only if the formatting, the scripts and all tests are in order and no
-# test was skipped; tests labelled gpu may skip.
+# Builds presets `ci` and `cuda` (warnings are errors) and runs every test, after its own set-up. Ends
+# with 0 only if the formatting, the scripts and all tests are in order and no test was skipped; tests
+# labelled gpu may skip.
 #   scripts/test.sh [-L LABEL] [-R REGEX] [any other ctest option]
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
@@ -32,17 +32,6 @@ check_scripts() {
     \( -name '*.sh' -o -name '*.sbatch' -o -path '.ci/*' \) -print0)
   say "shellcheck of ${#files[@]} scripts"
   shellcheck -x "${files[@]}" || failures+=("scripts")
-}
-
-# The second compiler: its warnings, headers that need nothing before them, and the tests that run in
-# one process under the address and undefined-behaviour sanitizers.
-check_with_clang() {
-  build_preset asan ON headers_alone unit_programs || {
-    failures+=("build by clang")
-    return
-  }
-  ctest --test-dir build/asan --output-on-failure --no-tests=error -j2 -L '^unit$' ||
-    failures+=("tests under sanitizers")
 }
 
 # The program for GPUs and its tests compile and link everywhere: setup.sh --tests brings nvcc. They
@@ -99,9 +88,8 @@ main() {
   check_scripts
   build_preset ci ON
   build_cuda
-  # A selection of tests is asked for to be quick.
-  (($# > 0)) || check_with_clang
   run_tests "$@"
+  # A selection of tests is asked for to be quick.
   if (($# == 0)); then "$repository/scripts/fuzz.sh" || failures+=("fuzzing"); fi
   say "$summary"
   ((${#failures[@]} == 0)) || die "failed: $(printf '%s; ' "${failures[@]}")"
