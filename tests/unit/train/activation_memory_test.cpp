@@ -31,7 +31,11 @@ constexpr double kLibraryScratch = 256 << 10;
 const std::vector<int64_t> kLengths = {32, 25, 18};  // an emulated device is slow
 // Attention keeps a few numbers a row and head, which depend on the kernel.
 constexpr double kAbove = 1.02;
+// Partial sums of the gradients of biases and layer norms, which no family in src/ trains together,
+// are not in the plan.
+constexpr double kBelowOfToy = 0.95;
 #else
+constexpr double kBelowOfToy = 0.995;
 const std::vector<int64_t> kLengths = {128, 100, 72};
 constexpr double kAbove = 1.01;
 #endif
@@ -168,7 +172,7 @@ void expect_planned(const Case& c) {
   ASSERT_GT(measured, 0);
   if (c.dtype ==
       ModelDtype::kFp32) {  // nothing but tensors of known shapes; small vectors are left out
-    EXPECT_GE(planned, 0.995 * measured) << c.text();
+    EXPECT_GE(planned, (c.toy ? kBelowOfToy : 0.995) * measured) << c.text();
     EXPECT_LE(planned, kAbove * measured) << c.text();
     return;
   }
