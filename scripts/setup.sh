@@ -43,7 +43,7 @@ install_system_packages() {
   # CI compiles the benchmark programs, so that they keep up with the code, and runs the job scripts
   # under a real Slurm; srun's pmix plugin loads the library by the name that libpmix-dev brings.
   # GPU kernels run on the host as fibers of Boost.Context.
-  # clang is the second compiler: sanitizers, clang-tidy, fuzzing (scripts/fuzz.sh); Debian's default,
+  # clang is the second compiler: sanitizers, fuzzing (scripts/fuzz.sh); Debian's default,
   # 14, does not compile C++20's source_location. Sources are formatted as the default formats them.
   if [[ $with_tests == ON ]]; then
     system_packages+=(libbenchmark-dev libboost-context-dev slurm-wlm munge libpmix-dev clang-16
